@@ -1,0 +1,380 @@
+"""BERT, the encoder that the exits of leebert.py stand on.
+
+BERT reads T tokens and returns one vector of H numbers for each of them. It adds three embeddings
+(which word, which position, first or second sentence) and then refines the result M times with the
+same kind of layer:
+
+    attention      every token looks at all tokens      x <- LayerNorm(x + Attention(x))
+    feed-forward   every token thinks for itself        x <- LayerNorm(x + W2 gelu(W1 x + b1) + b2)
+
+The norm stands after the sum ("post-norm"), as in the original. Attention is written out by hand
+for two reasons. It is what a reader comes for; and the fused kernel behind
+`F.scaled_dot_product_attention` can be differentiated only once, in reverse, while the
+hypergradient of leebert.py needs a second derivative, or one in forward mode. Plain tensor
+operations have both.
+
+    symbol  meaning                          in config.json
+    B       examples in a batch
+    T       tokens in an example, padded
+    H       width of a hidden state          hidden_size
+    A       attention heads                  num_attention_heads
+    D       width of a head, H / A
+    M       layers (later: exits)            num_hidden_layers
+
+BERT's pretraining (masked words, next sentence) is absent: weights are loaded from a checkpoint
+(`load_bert`), or start at random, which is enough for the built-in task. Source of everything here:
+Devlin et al. 2019, arXiv:1810.04805.
+
+    python bert.py                              # a sentence walks through a small random encoder
+    python bert.py FOLDER "a sentence"          # the same with a checkpoint's weights
+"""
+
+import json
+import math
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from tokenizers import BertWordPieceTokenizer
+
+# --------------------------------------------------------------------------------------------------
+# 1. Configuration
+
+
+@dataclass
+class BertConfig:
+    """Sizes of an encoder, named as in a checkpoint's config.json. Defaults: BERT-base, uncased."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768  # H
+    num_hidden_layers: int = 12  # M
+    num_attention_heads: int = 12  # A
+    intermediate_size: int = 3072  # width between the two matrices of the feed-forward part
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512  # the longest T
+    type_vocab_size: int = 2  # first and second sentence
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02  # std of the random weights
+    hidden_act: str = "gelu"  # the erf form; checkpoints with another activation are refused
+    position_embedding_type: str = "absolute"  # likewise
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads"
+            )
+        if self.hidden_act != "gelu" or self.position_embedding_type != "absolute":
+            raise ValueError(
+                f"this encoder has gelu and absolute positions, not hidden_act {self.hidden_act!r} "
+                f"and position_embedding_type {self.position_embedding_type!r}"
+            )
+
+
+# --------------------------------------------------------------------------------------------------
+# 2. The model
+
+
+def dropout(x, p, training):
+    """Set each entry of x to 0 with probability p, divide the others by 1 - p: the mean stays.
+
+    Own code, because the mask must depend on nothing but the shape and the state of the random
+    generator. Then the same seed gives the same mask in a plain pass and under forward-mode
+    differentiation, which the hypergradient relies on.
+    """
+    if not training or p == 0:
+        return x
+    return x * torch.empty(x.shape, dtype=x.dtype, device=x.device).bernoulli_(1 - p).div_(1 - p)
+
+
+class Attention(nn.Module):
+    """softmax(Q K^T / sqrt(D)) V for each of A heads, then one matrix that mixes the heads."""
+
+    def __init__(self, config):
+        super().__init__()
+        H = config.hidden_size
+        self.A, self.D = config.num_attention_heads, H // config.num_attention_heads
+        self.p = config.attention_probs_dropout_prob
+        self.query, self.key, self.value, self.output = (nn.Linear(H, H) for _ in range(4))
+
+    def forward(self, hidden, bias):
+        """hidden (B, T, H), bias (B, 1, 1, T) -> (B, T, H)"""
+        B, T, H = hidden.shape
+        query, key, value = (
+            matrix(hidden).view(B, T, self.A, self.D).transpose(1, 2)  # (B, A, T, D)
+            for matrix in (self.query, self.key, self.value)
+        )
+        scores = query @ key.transpose(2, 3) / math.sqrt(self.D) + bias  # (B, A, T, T)
+        weights = dropout(scores.softmax(-1), self.p, self.training)  # (B, A, T, T)
+        mixed = (weights @ value).transpose(1, 2).reshape(B, T, H)  # (B, T, H)
+        return self.output(mixed)
+
+
+class Layer(nn.Module):
+    """One encoder layer: attention, then feed-forward, each added to its input and normalised."""
+
+    def __init__(self, config):
+        super().__init__()
+        H, wide, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+        self.p = config.hidden_dropout_prob
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(H, eps=eps)
+        self.ffn_in, self.ffn_out = nn.Linear(H, wide), nn.Linear(wide, H)
+        self.ffn_norm = nn.LayerNorm(H, eps=eps)
+
+    def forward(self, hidden, bias):
+        """hidden (B, T, H), bias (B, 1, 1, T) -> (B, T, H)"""
+        update = self.attention(hidden, bias)
+        hidden = self.attention_norm(hidden + dropout(update, self.p, self.training))
+        update = self.ffn_out(F.gelu(self.ffn_in(hidden)))
+        return self.ffn_norm(hidden + dropout(update, self.p, self.training))
+
+
+class Bert(nn.Module):
+    """The encoder with random weights. `load_bert` makes one with a checkpoint's weights."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, H = config, config.hidden_size
+        self.word_embedding = nn.Embedding(config.vocab_size, H)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, H)
+        self.token_type_embedding = nn.Embedding(config.type_vocab_size, H)
+        self.embedding_norm = nn.LayerNorm(H, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.apply(lambda module: init_weights(module, config.initializer_range))
+
+    def embed(self, input_ids, token_type_ids=None):
+        """ids (B, T) -> hidden (B, T, H), before the first layer.
+
+        ValueError if T is more than the model has positions.
+        """
+        T = input_ids.shape[1]
+        if T > self.config.max_position_embeddings:
+            raise ValueError(
+                f"{T} tokens, but the model has {self.config.max_position_embeddings} positions"
+            )
+        token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        hidden = (
+            self.word_embedding(input_ids)  # (B, T, H)
+            + self.position_embedding.weight[:T]  # (T, H), the same for every example
+            + self.token_type_embedding(token_type_ids)
+        )
+        return dropout(self.embedding_norm(hidden), self.config.hidden_dropout_prob, self.training)
+
+    def attention_bias(self, attention_mask):
+        """mask (B, T), 1 for a token and 0 for padding -> (B, 1, 1, T), to be added to the scores.
+
+        A padded key gets the lowest finite number, so that its softmax weight is exactly 0 and
+        padding cannot change a result. (Not minus infinity: a softmax over nothing else is NaN.)
+        """
+        dtype = self.embedding_norm.weight.dtype
+        bias = torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device)
+        return bias.masked_fill_(attention_mask == 0, torch.finfo(dtype).min)[
+            :, None, None, :
+        ]  # (B, 1, 1, T)
+
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
+        """ids and masks (B, T) -> list of M hidden states (B, T, H), one after every layer.
+
+        Inference that stops in the middle calls `embed`, `attention_bias` and then `layers` one
+        by one: see early_exit in leebert.py.
+        """
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        hidden, bias = self.embed(input_ids, token_type_ids), self.attention_bias(attention_mask)
+        states = []
+        for layer in self.layers:
+            hidden = layer(hidden, bias)
+            states.append(hidden)
+        return states
+
+
+def init_weights(module, std):
+    """BERT's start for new weights: matrices and embeddings normal(0, std), biases 0.
+
+    LayerNorm is left at its own start, weight 1 and bias 0.
+    """
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+# --------------------------------------------------------------------------------------------------
+# 3. Loading a checkpoint
+#
+# Strict: every tensor of ours is filled exactly once with its shape checked, and every tensor of
+# theirs is used or stands on the list of drops. A loader that skips what it does not know turns a
+# typing error into random weights.
+
+NAMES = """
+    ours                              checkpoint
+    word_embedding                    embeddings.word_embeddings
+    position_embedding                embeddings.position_embeddings
+    token_type_embedding              embeddings.token_type_embeddings
+    embedding_norm                    embeddings.LayerNorm
+    layers.N.attention.query          encoder.layer.N.attention.self.query
+    layers.N.attention.key            encoder.layer.N.attention.self.key
+    layers.N.attention.value          encoder.layer.N.attention.self.value
+    layers.N.attention.output         encoder.layer.N.attention.output.dense
+    layers.N.attention_norm           encoder.layer.N.attention.output.LayerNorm
+    layers.N.ffn_in                   encoder.layer.N.intermediate.dense
+    layers.N.ffn_out                  encoder.layer.N.output.dense
+    layers.N.ffn_norm                 encoder.layer.N.output.LayerNorm
+"""
+OURS = {theirs: ours for ours, theirs in (row.split() for row in NAMES.strip().splitlines()[1:])}
+
+DROPPED = {
+    "cls.": "heads of the pretraining tasks",
+    "pooler.": "trained on the last layer, for the next-sentence task; an exit here is one matrix",
+    "embeddings.position_ids": "the constant 0, 1, 2, ...",
+}
+
+
+def our_name(theirs):
+    """A checkpoint's tensor name -> ours; None if it is dropped, KeyError if it is unknown.
+
+    Both styles: with and without the prefix `bert.`; LayerNorm's tensors called gamma and beta (as
+    in 2018) or weight and bias.
+    """
+    theirs = theirs.removeprefix("bert.")
+    if theirs.startswith(tuple(DROPPED)):
+        return None
+    module, _, tensor = theirs.rpartition(".")
+    tensor = {"gamma": "weight", "beta": "bias"}.get(tensor, tensor)
+    number = next((part for part in module.split(".") if part.isdigit()), "N")
+    module = OURS[module.replace(f".{number}.", ".N.")].replace(".N.", f".{number}.")
+    return f"{module}.{tensor}"
+
+
+def read_config(folder):
+    """FOLDER/config.json -> BertConfig. Fields that do not describe the encoder are ignored."""
+    path = Path(folder) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return BertConfig(
+            **{
+                field.name: values[field.name]
+                for field in fields(BertConfig)
+                if field.name in values
+            }
+        )
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path}: no such file; a checkpoint is a folder with config.json, model.safetensors "
+            "and vocab.txt or tokenizer.json"
+        ) from None
+    except (ValueError, TypeError) as error:  # not JSON, or a value that BertConfig refuses
+        raise ValueError(f"{path}: {error}") from None
+
+
+def load_bert(folder, verbose=True):
+    """FOLDER with config.json and model.safetensors -> Bert, in float32.
+
+    Prints one line of what was loaded and dropped. ValueError, naming file and tensor, if a tensor
+    is missing, unknown, given twice or of the wrong shape.
+    """
+    path = Path(folder) / "model.safetensors"
+    bert = Bert(read_config(folder))
+    try:
+        checkpoint = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+
+    ours, filled, dropped, M = bert.state_dict(), {}, [], bert.config.num_hidden_layers
+    for theirs, tensor in checkpoint.items():
+        try:
+            name = our_name(theirs)
+        except KeyError:
+            name = theirs
+        if name is None:
+            dropped.append(theirs)
+        elif name not in ours:
+            raise ValueError(f"{path}: tensor {theirs!r} has no place in a BERT of {M} layers")
+        elif name in filled:
+            raise ValueError(f"{path}: tensor {theirs!r} is there twice, under two spellings")
+        elif tensor.shape != ours[name].shape:
+            raise ValueError(
+                f"{path}: tensor {theirs!r} has shape {tuple(tensor.shape)}, "
+                f"config.json asks for {tuple(ours[name].shape)}"
+            )
+        else:
+            filled[name] = tensor.float()
+    missing = sorted(ours.keys() - filled.keys())
+    if missing:
+        raise ValueError(
+            f"{path}: {len(missing)} tensor(s) missing, the first is our {missing[0]!r}"
+        )
+    bert.load_state_dict(filled)
+    if verbose:
+        parameters = sum(tensor.numel() for tensor in filled.values())
+        print(
+            f"{path}: {len(filled)} tensors loaded ({parameters:,} parameters), "
+            f"0 newly initialised, {len(dropped)} dropped ({', '.join(sorted(dropped)) or 'none'})"
+        )
+    return bert
+
+
+# --------------------------------------------------------------------------------------------------
+# 4. A sentence walks through the encoder
+
+
+def main():
+    sentence = sys.argv[2] if len(sys.argv) > 2 else "the plot is not great"
+    torch.manual_seed(0)
+    if len(sys.argv) > 1:
+        try:
+            bert = load_bert(sys.argv[1])
+            words = (Path(sys.argv[1]) / "vocab.txt").read_text(encoding="utf-8").split("\n")
+            vocab = {word: number for number, word in enumerate(words)}
+            encoding = BertWordPieceTokenizer(vocab).encode(sentence)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        tokens, input_ids = encoding.tokens, torch.tensor([encoding.ids])
+    else:
+        tokens = ["[CLS]", *sentence.split(), "[SEP]"]
+        bert = Bert(
+            BertConfig(
+                vocab_size=len(tokens),
+                hidden_size=32,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                intermediate_size=64,
+            )
+        )
+        input_ids = torch.arange(len(tokens))[None]
+    bert.eval()
+
+    def show(what, tensor, meaning):
+        print(f"{what:<22}{str(tuple(tensor.shape)):<18}{meaning}")
+
+    print(f"tokens: {' '.join(tokens)}\n")
+    show("input_ids", input_ids, "(B, T)     a number for each token")
+    with torch.no_grad():
+        hidden = bert.embed(input_ids)
+        show("embed", hidden, "(B, T, H)  word + position + sentence, normalised")
+        bias = bert.attention_bias(torch.ones_like(input_ids))
+        show("attention_bias", bias, "(B, 1, 1, T)  0 for a token, -3e38 for padding")
+        attention = bert.layers[0].attention
+        show(
+            "  query(hidden)",
+            attention.query(hidden),
+            f"(B, T, H)  {attention.A} heads of {attention.D}",
+        )
+        show("  attention", attention(hidden, bias), "(B, T, H)  what the other tokens say")
+        show("  ffn_in", bert.layers[0].ffn_in(hidden), "(B, T, 2H to 4H)  wide, for the gelu")
+        for m, state in enumerate(bert(input_ids), start=1):
+            show(
+                f"after layer {m}",
+                state,
+                f"(B, T, H)  [CLS] = {state[0, 0, 0]:+.3f} {state[0, 0, 1]:+.3f} ...",
+            )
+
+
+if __name__ == "__main__":
+    main()
