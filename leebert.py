@@ -1,0 +1,493 @@
+"""LeeBERT: exits after every layer, exits that teach each other, and loss weights that are learned.
+
+Wei Zhu, "LeeBERT: Learned Early Exit for BERT with cross-level optimization", ACL 2021. No code of
+the paper was published, and parts of the method are known only from others who read it. So each
+decision below carries its source: [paper] its abstract says so, [reported] others report it from
+the paper, [ours] nobody knows, we chose. The README has the same list as a table.
+
+    symbol     meaning                                        in the code         shape
+    M, B, C    exits (= layers), examples, classes
+    Theta      parameters of encoder and exits                theta               dict of tensors
+    Omega      parameters of the loss weights                 loss_weights        (M,) and (M, M)
+    z_m        logits of exit m                               logits[m]           (M, B, C)
+    CE_m       cross-entropy of exit m                        ce[m]               (M,)
+    KD_{m<-t}  distillation: exit t teaches exit m            kd[m, t]            (M, M), diagonal 0
+    w          weight of each loss term, made from Omega      w_ce, w_kd          (M,) and (M, M)
+    L(D)       sum_m w_m CE_m + sum_{m != t} w_{m,t} KD_{m<-t}   what Theta descends, on D1
+    F(D)       mean_m CE_m                                       what Omega is judged by
+    xi         step of the look-ahead                         step_size           scalar
+    lambda     share of D1 in the judgement                   lam                 scalar
+
+The file goes from simple to full. Sections 1 to 4 build L; 5 is the heart, the gradient of F with
+respect to Omega; 6 is one complete training step; 7 is inference that leaves early.
+
+    python leebert.py RUN_DIR "although the plot is bland , the acting is superb"
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch.func import functional_call, jvp
+
+from bert import Bert, BertConfig, dropout, init_weights
+
+# --------------------------------------------------------------------------------------------------
+# 1. An exit after every layer [paper]
+
+
+class MultiExitBert(nn.Module):
+    """A BERT with M classifiers, one on the [CLS] state after each layer.
+
+    Each exit has its own weights [reported], and is one matrix, without a pooler [ours]: BERT's
+    pretrained pooler belongs to the last layer and to another task, a fresh one for every exit
+    would cost M * H^2 parameters, and an exit that is nearly free is what makes leaving early pay.
+    """
+
+    def __init__(self, bert, num_classes):
+        super().__init__()
+        self.bert = bert
+        config = bert.config
+        self.exits = nn.ModuleList(
+            nn.Linear(config.hidden_size, num_classes) for _ in range(config.num_hidden_layers)
+        )
+        self.exits.apply(lambda module: init_weights(module, config.initializer_range))
+
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
+        """ids and masks (B, T) -> logits of all exits (M, B, C)."""
+        p = self.bert.config.hidden_dropout_prob
+        states = self.bert(input_ids, token_type_ids, attention_mask)  # M times (B, T, H)
+        return torch.stack(
+            [
+                exit(dropout(hidden[:, 0], p, self.training))  # [CLS] (B, H) -> (B, C)
+                for exit, hidden in zip(self.exits, states, strict=True)
+            ]
+        )  # (M, B, C)
+
+
+# --------------------------------------------------------------------------------------------------
+# 2. Cross-entropy of every exit
+
+
+def cross_entropies(logits, labels):
+    """CE_m = mean_B( -log softmax(z_m)[y] ).   logits (M, B, C), labels (B,) -> (M,)"""
+    M, B, C = logits.shape
+    log_p = F.log_softmax(logits, dim=-1)  # (M, B, C)
+    return -log_p[:, torch.arange(B, device=logits.device), labels].mean(dim=1)  # (M,)
+
+
+# --------------------------------------------------------------------------------------------------
+# 3. Distillation among the exits
+#
+# Every exit learns from the other exits, not only from the last one [paper]. Two variants of who
+# teaches whom are reported: from later exits (LLE) and from all exits (LAE).
+
+
+def teaches(num_exits, teachers):
+    """Who teaches whom -> bool (M, M); entry [m, t] says that exit t teaches exit m.
+
+    none    nobody                          last    t = M, to all others (FastBERT's idea)
+    later   t > m, the paper's LLE          all     t != m, the paper's LAE
+    """
+    m, t = torch.meshgrid(torch.arange(num_exits), torch.arange(num_exits), indexing="ij")
+    table = {"none": m < 0, "last": (t == num_exits - 1) & (t != m), "later": t > m, "all": t != m}
+    if teachers not in table:
+        raise ValueError(f"teachers must be one of {', '.join(table)}, not {teachers!r}")
+    return table[teachers]
+
+
+def distillation(logits, teacher_logits, temperature=1.0):
+    """KD_{m<-t} = tau^2 mean_B( KL( softmax(z_t / tau) || softmax(z_m / tau) ) ) for every pair.
+
+    logits of the students (M, B, C) and of the teachers (M, B, C) -> (M, M), [student, teacher].
+
+    The form is ours: KL is what most of the field uses. tau^2 keeps the size of the gradient when
+    tau changes (Hinton et al. 2015). The teacher is detached [ours]: an exit shall not get worse in
+    order to be easier to imitate. KL in nats, summed over classes, averaged over examples.
+    """
+    student = F.log_softmax(logits / temperature, dim=-1)[:, None]  # (M, 1, B, C)
+    teacher = F.log_softmax(teacher_logits.detach() / temperature, dim=-1)[None]  # (1, M, B, C)
+    kl = (teacher.exp() * (teacher - student)).sum(dim=-1)  # (M, M, B)
+    return temperature**2 * kl.mean(dim=-1)  # (M, M)
+
+
+def loss_terms(logits, labels, teachers="all", temperature=1.0, teacher_logits=None):
+    """All K terms of L on one batch: ce (M,) and kd (M, M), 0 where t does not teach m.
+
+    teacher_logits: what the teachers say, by default the same logits. Whoever varies the logits
+    while the teachers stand still (a finite difference, section 5) must give them: `detach` stops a
+    derivative, it does not stop a difference.
+    """
+    teacher_logits = logits if teacher_logits is None else teacher_logits
+    mask = teaches(len(logits), teachers).to(logits.device)
+    kd = distillation(logits, teacher_logits, temperature) * mask
+    return cross_entropies(logits, labels), kd
+
+
+# --------------------------------------------------------------------------------------------------
+# 4. Learnable loss weights, and the loss they make
+#
+# One weight for each exit's cross-entropy and one for each ordered (student, teacher) pair, learned
+# with the network [paper, reported].
+
+
+class LossWeights(nn.Module):
+    """Omega -> w.
+
+    w_m     = 2 sigmoid(Omega_m)
+    w_{m,t} = 2 sigmoid(Omega_{m,t}) / (number of m's teachers)                               [ours]
+
+    Omega = 0 at the start: every exit has one unit of cross-entropy and one unit of distillation in
+    all, so learning starts from the plain uniform sum. A weight lives in (0, 2) and no term can buy
+    its weight from another one, as under a softmax, where nearly all of it ends on one exit.
+    """
+
+    def __init__(self, num_exits, teachers="all"):
+        super().__init__()
+        self.teachers = teachers
+        self.ce = nn.Parameter(torch.zeros(num_exits))
+        self.kd = nn.Parameter(torch.zeros(num_exits, num_exits))
+        mask = teaches(num_exits, teachers)
+        share = mask / mask.sum(dim=1, keepdim=True).clamp(
+            min=1
+        )  # (M, M); a row sums to 1, or to 0
+        self.register_buffer("share", share, persistent=False)
+
+    def forward(self):
+        """-> w_ce (M,), w_kd (M, M)"""
+        return 2 * torch.sigmoid(self.ce), 2 * torch.sigmoid(self.kd) * self.share
+
+
+@torch.no_grad()
+def set_depth_weights(loss_weights):
+    """PABEE's fixed weights, w_m proportional to m, as a place in Omega: w_m = 2 m / (M + 1).
+
+    Their mean is 1, so that the balance with distillation is that of the uniform sum.
+    """
+    M = len(loss_weights.ce)
+    loss_weights.ce.copy_(torch.logit(torch.arange(1, M + 1) / (M + 1)))
+
+
+def objective(ce, kd, w_ce, w_kd):
+    """L = sum_m w_m CE_m + sum_{m != t} w_{m,t} KD_{m<-t}.   -> scalar"""
+    return (w_ce * ce).sum() + (w_kd * kd).sum()
+
+
+# --------------------------------------------------------------------------------------------------
+# 5. The hypergradient: how does the held-out loss depend on the loss weights?
+#
+# The weights cannot be judged by L itself. L is linear in w and every term is non-negative, so
+# dL/dw_k = l_k >= 0, and descending L drives every weight to zero. They are judged by a loss that
+# does not contain them, after the step that they caused:
+#
+#     Theta'(Omega) = Theta - xi * grad_Theta L(D1; Theta, Omega)                 the look-ahead
+#     G(Omega)      = F(D2; Theta'(Omega)) + lambda * F(D1; Theta'(Omega))        the judgement
+#
+# lambda = 0 is plain bi-level optimization as in DARTS. lambda > 0 is our reading of the paper's
+# cross-level optimization, whose update of the weights "draws gradient information from both
+# splits" [reported]; the paper's exact update and its coefficient are unknown [ours].
+#
+# Why grad_Omega G is cheap. L is linear in w, so with v = grad G(Theta') the chain rule gives
+#
+#     dG/dw_k = < v, dTheta'/dw_k > = -xi < v, grad l_k(Theta) >
+#
+# In words: a loss term gains weight exactly when its gradient points the way the held-out loss
+# wants to go. All K inner products are the derivative of ONE vector function, the terms l(Theta) =
+# (l_1 .. l_K), in ONE direction, v. No loop over terms, no second-order graph.
+#
+# Two questions that every reader asks. Is there a first-order shortcut, as in DARTS? No: F does not
+# contain Omega, so without the look-ahead its gradient is exactly zero. Why not look ahead through
+# Adam, which takes the real step? Because a fresh Adam's step does not depend on the size of the
+# gradient, so the derivative nearly vanishes; the look-ahead is one step of plain SGD, as in DARTS.
+
+
+def logits_at(model, theta, batch):
+    """The model's logits with parameters theta in place of its own, which stay as they are."""
+    inputs = (batch.input_ids, batch.token_type_ids, batch.attention_mask)
+    return functional_call(model, theta, inputs)  # (M, B, C)
+
+
+def lower_logits(model, theta, d1, seed):
+    """Logits on D1 with the dropout masks that belong to seed.
+
+    The terms l(Theta) are needed more than once, and must be the same function each time. (The
+    CPU's generator is put back: it draws the next seed. A GPU's draws nothing but dropout.)
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return logits_at(model, theta, d1)
+
+
+def lower_level(model, loss_weights, d1, temperature):
+    """One pass over D1 -> (ce, kd), L, and what repeats the pass: logits (M, B, C) and the seed."""
+    seed = int(torch.randint(2**62, ()))
+    logits = lower_logits(model, dict(model.named_parameters()), d1, seed)
+    ce, kd = loss_terms(logits, d1.labels, loss_weights.teachers, temperature)
+    return (ce, kd), objective(ce, kd, *loss_weights()), logits, seed
+
+
+def upper_loss(model, theta, d1, d2, lam):
+    """G = F(D2; theta) + lam * F(D1; theta) with F(D) = mean_m CE_m(D).   -> scalar
+
+    Without dropout [ours]: dropout is a means of training; the judgement is about the network that
+    will be used, and a judge should not throw dice.
+    """
+    training = model.training
+    model.eval()
+    loss = cross_entropies(logits_at(model, theta, d2), d2.labels).mean()
+    if lam:
+        loss = loss + lam * cross_entropies(logits_at(model, theta, d1), d1.labels).mean()
+    model.train(training)
+    return loss
+
+
+def derivative_forward(terms, theta, v):
+    """d/ds terms(theta + s v) at s = 0, exactly: one pass that carries the derivative along."""
+    return jvp(terms, (theta,), (v,))[1]
+
+
+@torch.no_grad()
+def derivative_difference(terms, theta, v):
+    """( terms(theta + eps v) - terms(theta - eps v) ) / (2 eps): two ordinary passes.
+
+    An approximation. Its error is eps^2 times a third derivative plus rounding divided by eps; with
+    DARTS's eps = 0.01 / ||v|| about 1e-3 of the result in float32. The parameters themselves are
+    never touched: adding and subtracting eps v in place would not restore them to the bit.
+    """
+    eps = 0.01 / math.sqrt(sum(float((x * x).sum()) for x in v.values()))
+    plus = terms({name: theta[name] + eps * v[name] for name in theta})
+    minus = terms({name: theta[name] - eps * v[name] for name in theta})
+    return [(a - b) / (2 * eps) for a, b in zip(plus, minus, strict=True)]
+
+
+def cross_level(model, loss_weights, d1, d2, step_size, lam=1.0, method="forward", temperature=1.0):
+    """All that one step needs from one problem -> (ce, kd), grad_Theta L(D1), grad_Omega G.
+
+    The gradients are lists, in the order of model.parameters() and of loss_weights.parameters().
+    The gradient of L is computed for the look-ahead and serves for the real step as well. Nothing
+    of the model is changed, neither parameters nor .grad. method: unrolled | forward | difference.
+    """
+    if method not in ("unrolled", "forward", "difference"):
+        raise ValueError(f"method must be unrolled, forward or difference, not {method!r}")
+    theta, omega = dict(model.named_parameters()), list(loss_weights.parameters())
+    unrolled = method == "unrolled"
+    (ce, kd), loss, logits, seed = lower_level(model, loss_weights, d1, temperature)
+    gradient = torch.autograd.grad(loss, list(theta.values()), create_graph=unrolled)
+    pairs = zip(theta.items(), gradient, strict=True)
+    ahead = {name: p - step_size * g for (name, p), g in pairs}  # Theta'
+
+    if unrolled:
+        # The definition: Theta' is a function of Omega, and autograd differentiates through it.
+        judgement = upper_loss(model, ahead, d1, d2, lam)
+        hyper = torch.autograd.grad(judgement, omega, materialize_grads=True)
+    else:
+        # The formula: v, then < v, grad l_k > for all k, then the chain rule through w(Omega).
+        ahead = {name: p.detach().requires_grad_() for name, p in ahead.items()}
+        judgement = upper_loss(model, ahead, d1, d2, lam)
+        v = dict(zip(ahead, torch.autograd.grad(judgement, list(ahead.values())), strict=True))
+        theta = {name: p.detach() for name, p in theta.items()}
+        teacher = logits.detach()
+
+        def terms(theta):
+            logits = lower_logits(model, theta, d1, seed)
+            return loss_terms(logits, d1.labels, loss_weights.teachers, temperature, teacher)
+
+        derivative = derivative_forward if method == "forward" else derivative_difference
+        w, inner = loss_weights(), derivative(terms, theta, v)  # each (M,) and (M, M)
+        dw = [(-step_size * x).to(w[0].dtype) for x in inner]  # dG/dw_k
+        hyper = torch.autograd.grad(w, omega, grad_outputs=dw)
+    return (ce.detach(), kd.detach()), [g.detach() for g in gradient], list(hyper)
+
+
+def hypergradient(
+    model, loss_weights, d1, d2, step_size, lam=1.0, method="forward", temperature=1.0
+):
+    """grad_Omega [ F(D2; Theta') + lam * F(D1; Theta') ] -> tensors as loss_weights.parameters().
+
+    d1, d2: batches with input_ids, token_type_ids, attention_mask (B, T) and labels (B,). step_size
+    is xi. method: `unrolled`, the definition; `forward`, exact, with about half of its extra
+    memory; `difference`, approximate. ValueError for another method.
+    """
+    return cross_level(model, loss_weights, d1, d2, step_size, lam, method, temperature)[2]
+
+
+# --------------------------------------------------------------------------------------------------
+# 6. One training step
+#
+# Three ways to choose Omega, so that the paper's claim can be tested and not only repeated, and one
+# that leaves it alone:
+#
+#     single    Omega <- Omega - eta grad_Omega L(D1; Theta, Omega)             every weight falls
+#     bilevel   Omega <- Omega - eta grad_Omega F(D2; Theta'(Omega))                         DARTS
+#     cross     Omega <- Omega - eta grad_Omega [ F(D2; Theta') + lambda F(D1; Theta') ]       CLO
+#     fixed     Omega stays
+
+
+def gradients(model, loss_weights, d1, d2, optimize, **options):
+    """-> (ce, kd), grad_Theta L(D1), and what Omega descends: a list, or None if it stays.
+
+    d2 is read by bilevel and cross only. options: step_size, lam, method, temperature.
+    """
+    if optimize in ("bilevel", "cross"):
+        options["lam"] = options["lam"] if optimize == "cross" else 0.0
+        return cross_level(model, loss_weights, d1, d2, **options)
+    if optimize not in ("single", "fixed"):
+        raise ValueError(f"optimize must be single, bilevel, cross or fixed, not {optimize!r}")
+    (ce, kd), loss, _, _ = lower_level(model, loss_weights, d1, options["temperature"])
+    theta, omega = list(model.parameters()), list(loss_weights.parameters())
+    both = torch.autograd.grad(loss, theta + omega)
+    hyper = list(both[len(theta) :]) if optimize == "single" else None
+    return (ce.detach(), kd.detach()), list(both[: len(theta)]), hyper
+
+
+def training_step(
+    model, loss_weights, theta_optimizer, omega_optimizer, d1, d2, optimize, max_norm, **options
+):
+    """Update Theta and Omega once, both from the same point [ours] -> ce (M,), kd (M, M) on D1.
+
+    FloatingPointError, before anything is changed, if a gradient is not finite.
+    """
+    (ce, kd), gradient, hyper = gradients(model, loss_weights, d1, d2, optimize, **options)
+    for p, g in zip(model.parameters(), gradient, strict=True):
+        p.grad = g
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    if not torch.isfinite(norm + sum(g.abs().sum() for g in hyper or [])):
+        raise FloatingPointError(f"a gradient is not finite; cross-entropies {ce.tolist()}")
+    theta_optimizer.step()
+    if hyper is not None:
+        for p, g in zip(loss_weights.parameters(), hyper, strict=True):
+            p.grad = g
+        omega_optimizer.step()
+    return ce, kd
+
+
+# --------------------------------------------------------------------------------------------------
+# 7. Early exit
+#
+# A rule looks at the logits of the exits passed so far and says who may leave. Adding one is an
+# exercise: write the function, enter it in RULES. The paper's rule is patience [reported].
+
+
+def entropy_rule(history, threshold):
+    """Leave when H(softmax(z_m)) / log C < threshold (DeeBERT; divided by log C here, so in 0..1).
+
+    Through log_softmax: p * log(p) of a confident exit is 0 * -inf, which is NaN.
+    """
+    log_p = F.log_softmax(history[-1], dim=-1)  # (B, C)
+    return -(log_p.exp() * log_p).sum(dim=-1) / math.log(history.shape[-1]) < threshold
+
+
+def confidence_rule(history, threshold):
+    """Leave when the largest probability > threshold."""
+    return history[-1].softmax(dim=-1).amax(dim=-1) > threshold
+
+
+def patience_rule(history, threshold):
+    """Leave when the prediction has repeated that of the exit before `threshold` times in a row.
+
+    PABEE. The earliest exit is number threshold + 1.
+    """
+    if len(history) < threshold + 1:
+        return torch.zeros(history.shape[1], dtype=torch.bool, device=history.device)
+    predictions = history[-int(threshold) - 1 :].argmax(dim=-1)  # (threshold + 1, B)
+    return (predictions == predictions[-1]).all(dim=0)
+
+
+RULES = {"entropy": entropy_rule, "confidence": confidence_rule, "patience": patience_rule}
+
+
+@torch.no_grad()
+def early_exit(model, batch, rule, threshold):
+    """Predict each example at the first exit where the rule lets it leave, or at the last exit.
+
+    -> predictions (B,), exit_layer (B,), 1-based. Whoever has left is taken out of the batch before
+    the next layer, so a batch of any size gets cheaper, and its answers are those of one example at
+    a time. Call model.eval() first. ValueError for an unknown rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
+    bert, M = model.bert, len(model.exits)
+    hidden = bert.embed(batch.input_ids, batch.token_type_ids)  # (B, T, H)
+    bias = bert.attention_bias(batch.attention_mask)  # (B, 1, 1, T)
+    inside = torch.arange(len(hidden), device=hidden.device)  # who is still in the batch
+    predictions, exit_layer = torch.zeros_like(inside), torch.full_like(inside, M)
+    history = hidden.new_zeros(0, len(hidden), model.exits[0].out_features)  # (m, B, C)
+    for m, (layer, exit) in enumerate(zip(bert.layers, model.exits, strict=True), start=1):
+        hidden = layer(hidden, bias)
+        history = torch.cat([history, exit(hidden[:, 0])[None]])
+        leave = RULES[rule](history, threshold) if m < M else torch.ones_like(inside).bool()
+        predictions[inside[leave]] = history[-1, leave].argmax(dim=-1)
+        exit_layer[inside[leave]] = m
+        if leave.all():
+            break
+        if leave.any():
+            stay = ~leave
+            hidden, bias, inside, history = hidden[stay], bias[stay], inside[stay], history[:, stay]
+    return predictions, exit_layer
+
+
+# --------------------------------------------------------------------------------------------------
+# 8. One sentence, exit by exit
+
+
+def load_run(folder):
+    """A run folder of train.py -> model (in eval mode), tokenizer, its config.json as a dict."""
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{folder / name}: no such file; `python train.py` makes a run")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model = MultiExitBert(Bert(BertConfig(**config["bert"])), len(config["labels"]))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json")), config
+
+
+def explain(model, tokenizer, labels, *sentences):
+    """Print what each exit answers to a sentence (or a pair), and where each rule would stop."""
+    encoding = tokenizer.encode(*sentences)
+    ids, types = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
+    with torch.no_grad():
+        logits = model(ids, types)  # (M, 1, C)
+    print("tokens:", " ".join(encoding.tokens), "\n")
+    print("exit  answer          " + "  ".join(f"p({name})"[:16].rjust(16) for name in labels))
+    for m, p in enumerate(logits[:, 0].softmax(dim=-1), start=1):
+        row = "  ".join(f"{x:16.3f}" for x in p.tolist())
+        print(f"{m:>4}  {labels[int(p.argmax())]:<16}{row}")
+    print()
+    for rule, threshold in (
+        ("patience", 1),
+        ("patience", 2),
+        ("entropy", 0.1),
+        ("confidence", 0.95),
+    ):
+        stop = next(
+            m
+            for m in range(1, len(logits) + 1)
+            if m == len(logits) or RULES[rule](logits[:m], threshold).item()
+        )
+        print(
+            f"{rule} {threshold}: leaves at exit {stop}: {labels[int(logits[stop - 1].argmax())]}"
+        )
+
+
+def main():
+    if len(sys.argv) not in (3, 4):
+        print("usage: python leebert.py RUN_DIR SENTENCE [SECOND_SENTENCE]", file=sys.stderr)
+        print("RUN_DIR is what train.py leaves: `python train.py` makes one.", file=sys.stderr)
+        sys.exit(2)
+    try:
+        model, tokenizer, config = load_run(sys.argv[1])
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    explain(model, tokenizer, config["labels"], *sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()
