@@ -1,0 +1,228 @@
+"""bert.py against transformers, layer by layer; its loader against wrong checkpoints."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import bert
+from bert import Bert, BertConfig, load_bert
+
+transformers = pytest.importorskip("transformers")
+
+# Sizes that share no factor, so that a swapped axis cannot go unnoticed.
+TINY = dict(
+    vocab_size=37,
+    hidden_size=21,
+    num_hidden_layers=4,
+    num_attention_heads=3,
+    intermediate_size=29,
+    max_position_embeddings=17,
+    type_vocab_size=2,
+)
+
+
+@pytest.fixture
+def tiny_folder(tmp_path):
+    """A random checkpoint of transformers' own making."""
+    torch.manual_seed(0)
+    reference = transformers.BertModel(transformers.BertConfig(**TINY, initializer_range=0.3))
+    reference.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def batch(vocab_size, T=13, B=7):
+    torch.manual_seed(1)
+    ids = torch.randint(1, vocab_size, (B, T))
+    types = (torch.arange(T) > T // 2).long().expand(B, T)
+    mask = (torch.arange(T) < torch.randint(1, T + 1, (B, 1))).long()
+    return ids, types, mask
+
+
+def reference_states(folder, ids, types, mask):
+    """transformers' hidden states after every layer; eager attention is its plain form."""
+    reference = transformers.BertModel.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        return reference(
+            ids, attention_mask=mask, token_type_ids=types, output_hidden_states=True
+        ).hidden_states[1:]
+
+
+def assert_equal_per_layer(folder, vocab_size):
+    ids, types, padded = batch(vocab_size)
+    ours = load_bert(folder, verbose=False).eval()
+    for mask in (padded, torch.ones_like(padded)):
+        expected = reference_states(folder, ids, types, mask)
+        with torch.no_grad():
+            states = ours(ids, types, mask)
+        assert len(states) == len(expected)
+        for state, reference in zip(states, expected, strict=True):
+            torch.testing.assert_close(state[mask == 1], reference[mask == 1], atol=1e-5, rtol=0)
+
+
+def test_equals_transformers_on_odd_sizes(tiny_folder):
+    assert_equal_per_layer(tiny_folder, TINY["vocab_size"])
+
+
+def test_equals_transformers_on_real_weights(minilm):
+    assert_equal_per_layer(minilm, 30522)
+
+
+def test_gradients_equal_transformers(tiny_folder):
+    """One sum of squares, differentiated in both: each parameter has its counterpart's gradient."""
+    ids, types, mask = batch(TINY["vocab_size"])
+    reference = transformers.BertModel.from_pretrained(
+        tiny_folder, attn_implementation="eager"
+    ).eval()
+    (
+        reference(ids, attention_mask=mask, token_type_ids=types).last_hidden_state ** 2
+    ).sum().backward()
+    ours = load_bert(tiny_folder, verbose=False).eval()
+    (ours(ids, types, mask)[-1] ** 2).sum().backward()
+    theirs = {bert.our_name(name): p.grad for name, p in reference.named_parameters()}
+    for name, p in ours.named_parameters():
+        torch.testing.assert_close(p.grad, theirs[name], atol=1e-4, rtol=1e-4)
+
+
+def test_padding_changes_nothing():
+    """A sentence alone, with 6 positions of padding, and with other ids under the padding."""
+    torch.manual_seed(0)
+    model = Bert(BertConfig(**TINY, initializer_range=0.3)).double().eval()
+    ids = torch.randint(1, 37, (1, 9))
+    alone = model(ids)
+    for filler in (0, 5):
+        padded = torch.cat([ids, torch.full((1, 6), filler)], 1)
+        mask = (torch.arange(15) < 9).long()[None]
+        for a, b in zip(alone, model(padded, None, mask), strict=True):
+            torch.testing.assert_close(a, b[:, :9], atol=1e-12, rtol=0)
+
+
+def test_a_row_of_nothing_but_padding_is_finite():
+    model = Bert(BertConfig(**TINY))
+    assert all(
+        state.isfinite().all()
+        for state in model(
+            torch.zeros(2, 5, dtype=torch.long), None, torch.tensor([[1, 1, 0, 0, 0], [0] * 5])
+        )
+    )
+
+
+def test_dropout_keeps_the_mean_and_only_acts_in_training():
+    torch.manual_seed(0)
+    x = torch.full((1000, 100), 3.0)
+    y = bert.dropout(x, 0.25, training=True)
+    assert set(y.unique().tolist()) == {0.0, 4.0}  # 3 / (1 - 0.25)
+    assert abs((y == 0).float().mean() - 0.25) < 0.01
+    assert bert.dropout(x, 0.25, training=False) is x
+
+
+def test_dropout_acts_in_four_kinds_of_places(monkeypatch):
+    """After the embeddings, on the attention weights, after both halves of a layer: 1 + 3 M."""
+    calls = []
+    monkeypatch.setattr(
+        bert, "dropout", lambda x, p, training: calls.append((x.dim(), p, training)) or x
+    )
+    config = BertConfig(**TINY, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
+    Bert(config).train()(torch.ones(2, 5, dtype=torch.long))
+    assert calls == [(3, 0.3, True)] + [(4, 0.2, True), (3, 0.3, True), (3, 0.3, True)] * 4
+
+
+def rewrite(folder, change):
+    """Load the folder's tensors, let `change` edit the dict, write it back."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path)
+
+
+def test_both_naming_styles_load_the_same(tiny_folder, capsys):
+    modern = load_bert(tiny_folder).state_dict()
+
+    def to_2018(tensors):
+        for name in list(tensors):
+            old = "bert." + name
+            if "LayerNorm" in name:
+                old = old.replace(".weight", ".gamma").replace(".bias", ".beta")
+            tensors[old] = tensors.pop(name)
+        tensors["cls.predictions.bias"] = torch.zeros(37)
+        tensors["bert.embeddings.position_ids"] = torch.arange(17)[None]
+
+    rewrite(tiny_folder, to_2018)
+    old = load_bert(tiny_folder).state_dict()
+    assert modern.keys() == old.keys() and all(torch.equal(modern[k], old[k]) for k in modern)
+    first, second = capsys.readouterr().out.strip().split("\n")  # one line each
+    assert (
+        "69 tensors loaded" in first
+        and "2 dropped (pooler.dense.bias, pooler.dense.weight)" in first
+    )
+    assert (
+        "69 tensors loaded" in second and "4 dropped" in second and "cls.predictions.bias" in second
+    )
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda t: t.pop("encoder.layer.2.output.dense.bias"),
+            "1 tensor.s. missing.*'layers.2.ffn_out.bias'",
+        ),
+        (
+            lambda t: t.update({"encoder.layer.4.output.dense.bias": torch.zeros(21)}),
+            "encoder.layer.4.output.dense.bias",
+        ),
+        (
+            lambda t: t.update({"encoder.layer.1.novel.weight": torch.zeros(21)}),
+            "novel.weight' has no place",
+        ),
+        (
+            lambda t: t.update({"classifier.weight": torch.zeros(21)}),
+            "'classifier.weight' has no place",
+        ),
+        (
+            lambda t: t.update({"bert.embeddings.LayerNorm.gamma": torch.zeros(21)}),
+            "is there twice",
+        ),
+        (
+            lambda t: t.update({"embeddings.LayerNorm.bias": torch.zeros(20)}),
+            r"shape \(20,\), .* for \(21,\)",
+        ),
+    ],
+)
+def test_a_wrong_tensor_is_named(tiny_folder, change, message):
+    rewrite(tiny_folder, change)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_bert(tiny_folder)
+    assert str(tiny_folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"hidden_act": "relu"}, "hidden_act 'relu'"),
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"num_attention_heads": 4}, "21 is no multiple of 4 heads"),
+    ],
+)
+def test_a_config_for_another_architecture_is_refused(tiny_folder, change, message):
+    path = tiny_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load_bert(tiny_folder)
+
+
+def test_unreadable_files_are_named(tmp_path, tiny_folder):
+    with pytest.raises(FileNotFoundError, match="config.json: no such file"):
+        load_bert(tmp_path / "nowhere")
+    (tiny_folder / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        load_bert(tiny_folder)
+    (tiny_folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json: "):
+        load_bert(tiny_folder)
+
+
+def test_more_tokens_than_positions_is_an_error():
+    with pytest.raises(ValueError, match="18 tokens, but the model has 17 positions"):
+        Bert(BertConfig(**TINY))(torch.ones(1, 18, dtype=torch.long))
