@@ -77,21 +77,20 @@ def split_train(labels, fraction, rng):
 # 1. The built-in task
 #
 # A grammar of our own makes one-line reviews in four levels of difficulty, so that one can see what
-# early exit is for: the easy ones should leave early. Nothing to download, seconds to make.
+# early exit is for: the easy ones should leave early. Nothing to download, a moment to make.
 #
 #     1   "the plot is great"                                             a word decides
 #     2   "the plot is not great"                                         two words together decide
 #     3   "although the cast is dull , the plot is great"                 the main clause decides
-#     4   three clauses, with negations, in one of four orders            all of it at once
+#     4   three clauses, some negated, in one of four orders              all of it at once
 
 ASPECTS = """plot cast acting story music ending dialogue pacing script camera humour setting
-    lighting editing opening direction costume score title premise""".split()
-GOOD = """great superb charming brilliant moving clever fresh gripping funny elegant delightful warm
-    witty masterful vivid honest""".split()
-BAD = """dull bland awful clumsy tedious stale boring messy weak lifeless shallow tired flat lazy
-    hollow grim""".split()
-VERBS = "is was seems felt".split()
-ADVERBS = ["", "really ", "very ", "rather "]
+    lighting editing opening direction costume score title premise tone style mood hero villain
+    prologue finale theme soundtrack narration chemistry twist sound dance chorus photography
+    rhythm imagery suspense atmosphere""".split()
+GOOD = "great superb charming brilliant moving fresh witty honest".split()
+BAD = "dull bland awful clumsy tedious stale messy hollow".split()
+VERBS = "is was".split()
 LEVELS = {
     1: ["{main}"],
     2: ["{main}"],
@@ -100,46 +99,45 @@ LEVELS = {
         "although {a} and {b} , {main}",
         "{main} , although {a} and {b}",
         "{a} and {b} , but {main}",
-        "{a} , but {main} , although {b}",
+        "although {a} , {b} , but {main}",
     ],
 }
-TOY_WORDS = sorted(
-    {*ASPECTS, *GOOD, *BAD, *VERBS, "really", "very", "rather", "the", "not", "never", ",", "and"}
-    | {"although", "but"}
-)
+TOY_WORDS = sorted({*ASPECTS, *GOOD, *BAD, *VERBS, *"the not , and although but".split()})
 
 
 def clause(rng, aspect, label, negated):
-    """A clause whose sentiment is `label` (0 bad, 1 good): "the plot was never really great"."""
-    no = rng.choice(["not ", "never "]) if negated else ""
-    adjective = rng.choice(GOOD if label != negated else BAD)
-    return f"the {aspect} {rng.choice(VERBS)} {no}{rng.choice(ADVERBS)}{adjective}"
+    """A clause whose sentiment is `label` (0 bad, 1 good): "the plot was not great" is bad."""
+    no = "not " if negated else ""
+    return f"the {aspect} {rng.choice(VERBS)} {no}{rng.choice(GOOD if label != negated else BAD)}"
 
 
 def toy_example(rng, level):
-    """A random review. Its label is the sentiment of the main clause.
-
-    Level 3: the other clause says the opposite. Level 4: the two others say anything, since a
-    reader who knew that both say the opposite could answer by counting.
-    """
+    """A random review. Its label is the sentiment of the main clause; the others say anything."""
     label, clauses = rng.randrange(2), {}
     for name, aspect in zip(("main", "a", "b"), rng.sample(ASPECTS, 3), strict=True):
-        side = 1 - label if level == 3 else rng.randrange(2)
-        negated = level == 2 or (level == 4 and rng.random() < 0.5)
-        clauses[name] = clause(rng, aspect, label if name == "main" else side, negated)
+        negated = level == 2 or (level == 4 and rng.random() < 0.25)
+        says = label if name == "main" else rng.randrange(2)
+        clauses[name] = clause(rng, aspect, says, negated)
     return Example(rng.choice(LEVELS[level]).format(**clauses), None, label, level)
 
 
 def toy_task(num_train=8000, num_dev=1000, num_test=1000):
-    """The same examples on every machine and for every seed of a run; no sentence occurs twice."""
-    rng, seen, examples = random.Random(0), set(), []
-    while len(examples) < num_train + num_dev + num_test:
-        example = toy_example(rng, level=1 + len(examples) % 4)
+    """The same examples on every machine and for every seed of a run.
+
+    Dev and test have the levels in equal parts; half of train is level 4, since a few hundred
+    examples of the others are enough. No sentence of dev or test occurs again, there or in train.
+    """
+    rng, seen, held_out, train = random.Random(0), set(), [], []
+    while len(held_out) < num_dev + num_test:
+        example = toy_example(rng, level=1 + len(held_out) % 4)
         if example.text_a not in seen:
             seen.add(example.text_a)
-            examples.append(example)
-    cut = num_train + num_dev
-    train, dev, test = examples[:num_train], examples[num_train:cut], examples[cut:]
+            held_out.append(example)
+    while len(train) < num_train:
+        example = toy_example(rng, level=(1, 2, 3, 4, 4, 4)[len(train) % 6])
+        if example.text_a not in seen:
+            train.append(example)
+    dev, test = held_out[:num_dev], held_out[num_dev:]
     return Task("toy", train, dev, test, ("negative", "positive"), ("acc",))
 
 
@@ -372,11 +370,11 @@ def collate(encoded, indices, device="cpu"):
     return Batch(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
-def buckets(lengths, batch_size, rng=None, pool=50):
+def buckets(lengths, batch_size, rng=None, pool=8):
     """Cut 0..N-1 into batches of similar length -> list of index arrays.
 
     Without rng: all of it by length, for evaluation. With rng: at random, for training, but sorted
-    by length within pools of 50 batches, and the batches then shuffled. Little padding, and still
+    by length within pools of 8 batches, and the batches then shuffled. Little padding, and still
     another set of batches in every epoch.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))

@@ -1,0 +1,497 @@
+"""Train a multi-exit BERT, report what each exit can do and what leaving early costs and saves.
+
+    python train.py                                      # the built-in task; nothing to download
+    python train.py --task rte                           # BERT-base and GLUE's RTE, downloaded
+    python train.py --task rte --model FOLDER            # another BERT checkpoint
+    python train.py --teachers none --weights uniform    # a baseline: cross-entropies, plain sum
+
+From top to bottom: configuration, model and data, training loop, evaluation, report, main. The
+method itself is in leebert.py; the line that calls it is `training_step`.
+
+A run leaves in its folder: config.json, tokenizer.json, log.jsonl (a line a logging step),
+model.safetensors (after every epoch) and result.json (at the end).
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from bert import Bert, BertConfig, load_bert
+from data import (
+    METRICS,
+    TASKS,
+    buckets,
+    collate,
+    encode,
+    find_model,
+    load_task,
+    load_tokenizer,
+    split_train,
+    toy_tokenizer,
+)
+from leebert import LossWeights, MultiExitBert, early_exit, set_depth_weights, training_step
+
+# --------------------------------------------------------------------------------------------------
+# 1. Configuration: one flat dataclass, which is also the command line
+
+
+def option(default, help, choices=None):
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass
+class Config:
+    task: str = option("toy", "what to learn", TASKS)
+    model: str = option("", "checkpoint: a folder, bert-base-uncased, or toy (small, random)")
+    data_dir: str = option("data", "folder with GLUE's folders; what is missing is downloaded")
+    cache_dir: str = option("models", "folder for downloaded checkpoints")
+    # The method
+    teachers: str = option("all", "who teaches whom", ("none", "last", "later", "all"))
+    weights: str = option("learned", "of the loss terms", ("uniform", "depth", "learned"))
+    optimize: str = option("cross", "how to learn them", ("single", "bilevel", "cross"))
+    lam: float = option(1.0, "share of d1 in the judgement of the weights (cross)")
+    hypergradient: str = option("forward", "its form", ("unrolled", "forward", "difference"))
+    step_size: float = option(0.0, "xi, the look-ahead's step; 0: the learning rate")
+    omega_lr: float = option(0.02, "learning rate of the loss weights")
+    temperature: float = option(1.0, "of the distillation")
+    d2_fraction: float = option(0.5, "share of train that judges the weights (bilevel, cross)")
+    redraw: bool = option(False, "cut train into d1 and d2 again in every epoch")
+    # The optimization
+    epochs: int = option(0, "passes over train; 0: 1 for toy, else 3")
+    batch_size: int = option(0, "examples; 0: 32 for toy, else 16")
+    lr: float = option(0.0, "peak learning rate; 0: 1e-3 for toy, else 2e-5")
+    warmup: float = option(0.1, "share of the steps in which the learning rate rises")
+    weight_decay: float = option(0.01, "on matrices, not on biases and LayerNorm")
+    max_norm: float = option(1.0, "gradients are clipped to this norm")
+    max_length: int = option(128, "longest input in tokens")
+    train_examples: int = option(0, "use only so many training examples; 0: all")
+    # The run
+    seed: int = option(0, "of weights, dropout, splits and order")
+    device: str = option("auto", "where to compute", ("auto", "cuda", "mps", "cpu"))
+    log_every: int = option(10, "steps between two lines of the log")
+    out: str = option("", "folder of the run; default runs/<task>-<method>-s<seed>")
+
+
+TASK_DEFAULTS = {"epochs": (1, 3), "batch_size": (32, 16), "lr": (1e-3, 2e-5)}  # toy, GLUE
+TOY_BERT = dict(
+    hidden_size=128, num_hidden_layers=6, num_attention_heads=4, intermediate_size=512,
+    max_position_embeddings=128, initializer_range=0.05,
+)  # fmt: skip  # A std of 0.02, BERT's own, lets so narrow a model learn slowly.
+
+
+def parse(argv):
+    """Command line -> Config with nothing left open. ValueError for a value that makes no sense."""
+    parser = argparse.ArgumentParser(description="Train a multi-exit BERT.", exit_on_error=False)
+
+    def error(message):
+        raise ValueError(message)
+
+    parser.error = error
+    for f in fields(Config):
+        name = "--" + f.name.replace("_", "-")
+        kind = {"action": "store_true"} if f.type is bool else {"type": f.type}
+        kind |= {"choices": f.metadata["choices"]} if f.metadata["choices"] else {}
+        shown = "" if f.default in ("", 0, False) else f" (default {f.default})"
+        parser.add_argument(name, default=f.default, help=f.metadata["help"] + shown, **kind)
+    try:
+        config = Config(**vars(parser.parse_args(argv)))
+    except argparse.ArgumentError as e:
+        raise ValueError(str(e)) from None
+    for name, (toy, glue) in TASK_DEFAULTS.items():
+        setattr(config, name, getattr(config, name) or (toy if config.task == "toy" else glue))
+    config.model = config.model or ("toy" if config.task == "toy" else "bert-base-uncased")
+    config.step_size = config.step_size or config.lr
+    for name in ("epochs", "batch_size", "lr", "temperature", "max_norm", "omega_lr", "log_every"):
+        if getattr(config, name) <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive")
+    if not 0 < config.d2_fraction < 1:
+        raise ValueError("--d2-fraction must lie between 0 and 1")
+    if config.model == "toy" and config.task != "toy":
+        raise ValueError("--model toy knows the words of the toy task only; name a checkpoint")
+    return config
+
+
+def optimize_of(config):
+    """What leebert.gradients calls it: the way to learn Omega, or `fixed`."""
+    return config.optimize if config.weights == "learned" else "fixed"
+
+
+def find_device(name):
+    """auto -> cuda, mps or cpu, the first that is there. ValueError if a named one is not."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["cpu"] = True
+    if name != "auto" and not there[name]:
+        raise ValueError(f"--device {name} is not available here")
+    return torch.device(name if name != "auto" else next(d for d in there if there[d]))
+
+
+def run_folder(config):
+    """A folder that is not there yet: a finished run is never overwritten."""
+    method = config.optimize if config.weights == "learned" else config.weights
+    folder = Path(config.out or f"runs/{config.task}-{config.teachers}-{method}-s{config.seed}")
+    if config.out and (folder / "result.json").exists():
+        raise ValueError(f"--out {folder} holds a finished run")
+    taken, number = folder, 2
+    while not config.out and folder.exists():
+        folder, number = Path(f"{taken}-{number}"), number + 1
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+# --------------------------------------------------------------------------------------------------
+# 2. Model and data
+
+
+def prepare(config):
+    """-> task, tokenizer, model. All that can be wrong with the input is found here."""
+    task = load_task(config.task, config.data_dir)
+    if config.model == "toy":
+        tokenizer = toy_tokenizer()
+        bert = Bert(BertConfig(vocab_size=tokenizer.get_vocab_size(), **TOY_BERT))
+    else:
+        folder = find_model(config.model, config.cache_dir)
+        bert = load_bert(folder)
+        tokenizer = load_tokenizer(folder, bert.config.vocab_size)
+    if not 8 <= config.max_length <= bert.config.max_position_embeddings:
+        limit = bert.config.max_position_embeddings
+        raise ValueError(f"--max-length must lie between 8 and {limit}, the model's positions")
+    if config.train_examples > len(task.train):
+        raise ValueError(f"--train-examples: {task.name} has only {len(task.train)}")
+    if config.train_examples:  # the same ones for every seed
+        chosen = np.random.default_rng(0).permutation(len(task.train))[: config.train_examples]
+        task.train = [task.train[i] for i in np.sort(chosen)]
+    return task, tokenizer, MultiExitBert(bert, task.num_classes)
+
+
+def stream(encoded, indices, batch_size, rng, device):
+    """Batches of the examples at `indices` without end, in a new order in every pass."""
+    while True:
+        for batch in buckets(encoded.lengths[indices], batch_size, rng):
+            yield collate(encoded, indices[batch], device)
+
+
+# --------------------------------------------------------------------------------------------------
+# 3. Training
+
+
+def theta_optimizer(model, config):
+    """AdamW; weight decay on matrices only, as BERT was trained."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [dict(params=matrices), dict(params=vectors, weight_decay=0.0)]
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def omega_optimizer(loss_weights, config):
+    """Adam [ours; DARTS does the same]: the hypergradient's size is proportional to xi.
+
+    So is eps here. Adam's own 1e-8 is larger than most of the hypergradient when xi is 2e-5, and
+    the weights would hardly move.
+    """
+    eps = 1e-8 * config.step_size
+    return torch.optim.Adam(loss_weights.parameters(), lr=config.omega_lr, eps=eps)
+
+
+def learning_rate(step, total, config):
+    """Linear rise to config.lr over the warm-up, then linear fall to 0 at the end."""
+    rise = max(1, round(config.warmup * total))
+    return config.lr * min((step + 1) / rise, (total - step) / max(1, total - rise + 1))
+
+
+def train(config, model, loss_weights, encoded, folder):
+    """Train in place; write log.jsonl and, after every epoch, model.safetensors.
+
+    An epoch is as many examples through Theta as train has, whatever the method: two runs with the
+    same --epochs make the same number of updates. Where half of train is held out as d2, an epoch
+    is two passes over d1.
+    """
+    rng, device = np.random.default_rng(config.seed), next(model.parameters()).device
+    N, optimize = len(encoded.labels), optimize_of(config)
+    steps_per_epoch = -(-N // config.batch_size)
+    total, step, tokens, start = config.epochs * steps_per_epoch, 0, 0, time.perf_counter()
+    optimizer, omega = theta_optimizer(model, config), omega_optimizer(loss_weights, config)
+    d1 = d2 = np.arange(N)
+    model.train()
+    with open(folder / "log.jsonl", "w", encoding="utf-8") as log:
+        for epoch in range(config.epochs):
+            if optimize in ("bilevel", "cross") and (epoch == 0 or config.redraw):
+                d1, d2 = split_train(encoded.labels, config.d2_fraction, rng)
+                print(f"epoch {epoch + 1}: d1 {len(d1)} examples, d2 {len(d2)}")
+            d1_batches, d2_batches = (
+                stream(encoded, part, config.batch_size, rng, device) for part in (d1, d2)
+            )
+            for _ in range(steps_per_epoch):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, total, config)
+                batch = next(d1_batches)
+                held_out = next(d2_batches) if optimize in ("bilevel", "cross") else None
+                try:
+                    ce, kd = training_step(
+                        model, loss_weights, optimizer, omega, batch, held_out, optimize,
+                        config.max_norm, step_size=config.step_size, lam=config.lam,
+                        method=config.hypergradient, temperature=config.temperature,
+                    )  # fmt: skip
+                except FloatingPointError as error:
+                    raise FloatingPointError(
+                        f"step {step + 1}: {error}; try a smaller --lr"
+                    ) from None
+                step, tokens = step + 1, tokens + int(batch.attention_mask.sum())
+                if step % config.log_every == 0 or step == total:
+                    seconds = time.perf_counter() - start
+                    row = log_row(step, total, ce, kd, loss_weights, tokens / seconds, seconds)
+                    print(json.dumps(row), file=log, flush=True)
+                    print(progress(row))
+            save(model, folder / "model.safetensors")
+
+
+@torch.no_grad()
+def log_row(step, total, ce, kd, loss_weights, tokens_per_second, seconds):
+    w_ce, w_kd = loss_weights()
+    return {
+        "step": step,
+        "total": total,
+        "ce": ce.tolist(),
+        "kd": kd.mean().item(),
+        "w_ce": w_ce.tolist(),
+        "w_kd": w_kd.tolist(),
+        "tokens_per_second": round(tokens_per_second),
+        "seconds": round(seconds, 2),
+    }
+
+
+def progress(row):
+    """One line: loss of the first, middle and last exit, mean weights, speed, time left."""
+    M, left = len(row["ce"]), row["seconds"] * (row["total"] / row["step"] - 1)
+    losses = "  ".join(f"exit {m} {row['ce'][m - 1]:.3f}" for m in sorted({1, (M + 1) // 2, M}))
+    w_kd = np.sum(row["w_kd"]) / M  # per student, 1 at the start
+    return (
+        f"step {row['step']:>5}/{row['total']}  {losses}  weights: ce {np.mean(row['w_ce']):.2f} "
+        f"kd {w_kd:.2f}  {row['tokens_per_second']:,} tokens/s  "
+        f"{int(left) // 60}:{int(left) % 60:02d} left"
+    )
+
+
+def save(model, path):
+    """Write beside, then rename: an interrupted run keeps the file that was there."""
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: p.detach().contiguous() for name, p in model.state_dict().items()}, partial)
+    os.replace(partial, path)
+
+
+# --------------------------------------------------------------------------------------------------
+# 4. Evaluation
+
+
+def dev_batches(encoded, batch_size, device):
+    """Batches by length, with the places of their examples."""
+    return [(i, collate(encoded, i, device)) for i in buckets(encoded.lengths, batch_size)]
+
+
+def scores(predictions, labels, metrics):
+    return {name: METRICS[name](predictions, labels) for name in metrics}
+
+
+@torch.no_grad()
+def evaluate_exits(model, batches, labels, metrics):
+    """Every exit at full depth -> one dict an exit."""
+    predictions = np.empty((len(model.exits), len(labels)), dtype=np.int64)
+    for places, (ids, types, mask, _) in batches:
+        predictions[:, places] = model(ids, types, mask).argmax(dim=-1).cpu().numpy()
+    return [{"exit": m, **scores(p, labels, metrics)} for m, p in enumerate(predictions, 1)]
+
+
+@torch.no_grad()
+def full_depth(model, batch):
+    """What early exit has to beat: all layers, the last exit only -> predictions (B,)."""
+    return model.exits[-1](model.bert(*batch[:3])[-1][:, 0]).argmax(dim=-1)
+
+
+def timed(function, batches):
+    """Call function on every batch -> results, seconds. Reading a result waits for the device."""
+    start = time.perf_counter()
+    results = [(places, function(batch)) for places, batch in batches]
+    for _, result in results:
+        (result[0] if isinstance(result, tuple) else result).cpu()
+    return results, time.perf_counter() - start
+
+
+def thresholds(M):
+    return {
+        "patience": list(range(1, M)),
+        "entropy": [0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8],
+        "confidence": [0.99, 0.97, 0.95, 0.9, 0.8, 0.7, 0.6],
+    }
+
+
+def sweep(model, batches, labels, metrics):
+    """All rules and thresholds -> rows for the report, and for each row what each example did.
+
+    speedup_layers = M N / sum of exit layers. speedup_wall = time of the full-depth model (median
+    of three runs) / time with early exit, same batches, same process.
+    """
+    M, N = len(model.exits), len(labels)
+    timed(lambda batch: full_depth(model, batch), batches[:2])  # warm up
+    full = np.median([timed(lambda batch: full_depth(model, batch), batches)[1] for _ in range(3)])
+    rows, details = [], []
+    for rule, values in thresholds(M).items():
+        for value in values:
+
+            def leave_early(batch, rule=rule, value=value):
+                return early_exit(model, batch, rule, value)
+
+            results, seconds = timed(leave_early, batches)
+            predictions, layers = np.empty(N, dtype=np.int64), np.empty(N, dtype=np.int64)
+            for places, (p, e) in results:
+                predictions[places], layers[places] = p.cpu().numpy(), e.cpu().numpy()
+            speed = {"mean_exit": float(layers.mean()), "speedup_layers": float(M / layers.mean())}
+            speed["speedup_wall"] = float(full / seconds)
+            score = scores(predictions, labels, metrics)
+            rows.append({"rule": rule, "threshold": value, **score, **speed})
+            details.append((predictions, layers))
+    return rows, details
+
+
+def operating_point(rows, full_score, metric, loss=0.01):
+    """Index of the fastest row that costs at most one point of the metric; None if there is none.
+
+    Chosen on dev and reported on dev, so a little optimistic, as every threshold on dev is.
+    """
+    good = [i for i, row in enumerate(rows) if row[metric] >= full_score - loss - 1e-9]
+    return max(good, key=lambda i: (rows[i]["speedup_layers"], rows[i][metric]), default=None)
+
+
+def by_level(examples, predictions, layers):
+    """Toy only: accuracy and mean exit layer of each level of difficulty."""
+    levels, labels = np.array([e.level for e in examples]), np.array([e.label for e in examples])
+    return [
+        {
+            "level": int(level),
+            "acc": float((predictions == labels)[levels == level].mean()),
+            "mean_exit": float(layers[levels == level].mean()),
+        }
+        for level in np.unique(levels[levels > 0])
+    ]
+
+
+def evaluate(model, task, encoded, batch_size, device):
+    """Everything about dev that goes into result.json."""
+    model.eval()
+    labels, metric = encoded.labels, task.metrics[0]
+    batches = dev_batches(encoded, batch_size, device)
+    exits = evaluate_exits(model, batches, labels, task.metrics)
+    rows, details = sweep(model, batches, labels, task.metrics)
+    chosen = operating_point(rows, exits[-1][metric], metric)
+    levels = [] if chosen is None else by_level(task.dev, *details[chosen])
+    point = None if chosen is None else rows[chosen]
+    return {"exits": exits, "sweep": rows, "operating_point": point, "levels": levels}
+
+
+# --------------------------------------------------------------------------------------------------
+# 5. Report
+
+
+def report(result, w_ce, w_kd):
+    """Tables of exits, of the sweep and of the levels, and the learned weights as a picture."""
+    metrics = [name for name in METRICS if name in result["exits"][0]]
+    print("\nexit  " + "  ".join(f"{name:>6}" for name in metrics))
+    for row in result["exits"]:
+        print(f"{row['exit']:>4}  " + "  ".join(f"{row[name]:6.3f}" for name in metrics))
+    print("\nrule        threshold  " + "  ".join(f"{name:>6}" for name in metrics), end="")
+    print("  mean exit  speed-up: layers  wall clock")
+    for row in result["sweep"]:
+        numbers = "  ".join(f"{row[name]:6.3f}" for name in metrics)
+        mark = "  <- at most one point lost" if row == result["operating_point"] else ""
+        print(
+            f"{row['rule']:<12}{row['threshold']:>9}  {numbers}  {row['mean_exit']:9.2f}"
+            f"  {row['speedup_layers']:15.2f}x  {row['speedup_wall']:9.2f}x{mark}"
+        )
+    if result["levels"]:
+        print("\nlevel     acc  mean exit   (at the marked threshold)")
+        for row in result["levels"]:
+            print(f"{row['level']:>5}  {row['acc']:6.3f}  {row['mean_exit']:9.2f}")
+    print("\nweights   ce   distillation, student by teacher (1.00: where all of them start)")
+    teachers = (w_kd > 0).sum(1)
+    for m, (ce, row) in enumerate(zip(w_ce, w_kd, strict=True)):
+        cells = " ".join(f"{w * teachers[m]:4.2f}" if w > 0 else "   ." for w in row)
+        print(f"exit {m + 1:>2}  {ce:4.2f}  {cells}")
+
+
+def write_json(value, path):
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+# --------------------------------------------------------------------------------------------------
+# 6. Main
+
+
+def run(config):
+    """One run from configuration to result.json -> its folder."""
+    device = find_device(config.device)
+    torch.manual_seed(config.seed)
+    task, tokenizer, model = prepare(config)
+    folder = run_folder(config)
+    model.to(device)
+    loss_weights = LossWeights(len(model.exits), config.teachers).to(device)
+    if config.weights == "depth":
+        set_depth_weights(loss_weights)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{config.task}: train {len(task.train)}, dev {len(task.dev)} examples, on {device}")
+    print(f"model {config.model}: {len(model.exits)} exits, {parameters:,} parameters; -> {folder}")
+
+    train_set = encode(tokenizer, task.train, config.max_length)
+    dev_set = encode(tokenizer, task.dev, config.max_length)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    bert = asdict(model.bert.config)
+    write_json({**asdict(config), "bert": bert, "labels": task.labels}, folder / "config.json")
+
+    start = time.perf_counter()
+    train(config, model, loss_weights, train_set, folder)
+    seconds = time.perf_counter() - start
+
+    evaluation = evaluate(model, task, dev_set, 32, device)
+    if task.dev_mismatched:
+        mismatched = encode(tokenizer, task.dev_mismatched, config.max_length)
+        evaluation["exits_mismatched"] = evaluate_exits(
+            model, dev_batches(mismatched, 32, device), mismatched.labels, task.metrics
+        )
+    with torch.no_grad():
+        w_ce, w_kd = (w.cpu().numpy() for w in loss_weights())
+    method = {"teachers": config.teachers, "weights": config.weights}
+    result = {
+        "task": config.task,
+        "model": config.model,
+        "method": {**method, "optimize": optimize_of(config)},
+        "seed": config.seed,
+        "parameters": parameters,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "seconds": round(seconds, 1),
+        "metric": task.metrics[0],
+        **evaluation,
+        "weights": {"ce": w_ce.tolist(), "kd": w_kd.tolist()},
+    }
+    write_json(result, folder / "result.json")
+    report(result, w_ce, w_kd)
+    print(f"\ntrained in {seconds:.0f} s; everything is in {folder}")
+    return folder
+
+
+def main():
+    try:
+        run(parse(sys.argv[1:]))
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
