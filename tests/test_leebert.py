@@ -72,7 +72,7 @@ def test_distillation_is_the_kl_divergence_of_each_pair(tau):
 
 @pytest.mark.parametrize("tau", [1.0, 2.5])
 def test_distillation_moves_the_student_and_not_the_teacher(tau):
-    """With p = softmax(z / tau): dKD_{m<-t} / dz_m = tau^2 (1/tau) (p_m - p_t) / B, dKD / dz_t = 0."""
+    """p = softmax(z / tau): dKD_{m<-t}/dz_m = tau^2 (1/tau) (p_m - p_t) / B, and dKD/dz_t = 0."""
     logits, labels = random_logits()
     logits.requires_grad_()
     _, kd = loss_terms(logits, labels, "all", tau)

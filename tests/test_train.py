@@ -1,0 +1,324 @@
+"""train.py through its real command line, and the parts of it that can be wrong in silence."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from safetensors.torch import load_file, save_file
+from test_data import write
+
+import leebert
+import train
+from bert import NAMES, Bert, BertConfig
+from data import encode, load_task
+from train import Config, by_level, learning_rate, operating_point, parse
+
+ROOT = Path(__file__).parent.parent
+WORDS = "good bad fine poor the film was and not very".split()
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A tiny SST-2 in GLUE's format and a tiny checkpoint with BERT's original tensor names."""
+    folder = tmp_path_factory.mktemp("work")
+    rng = np.random.default_rng(0)
+
+    def rows(n):
+        for _ in range(n):
+            label = int(rng.integers(2))
+            words = [
+                *rng.choice(WORDS[4:], rng.integers(2, 9)),
+                WORDS[1 - label + 2 * rng.integers(2)],
+            ]
+            yield f"{' '.join(words)} \t{label}\n"
+
+    for name, n in (("train", 60), ("dev", 30)):
+        write(folder / "SST-2" / f"{name}.tsv", "sentence\tlabel\n" + "".join(rows(n)))
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+    write(folder / "bert" / "vocab.txt", "\n".join(vocab) + "\n")
+    sizes = dict(vocab_size=len(vocab), hidden_size=12, num_hidden_layers=3, num_attention_heads=2,
+                 intermediate_size=16, max_position_embeddings=32)  # fmt: skip
+    write(folder / "bert" / "config.json", json.dumps(sizes))
+    torch.manual_seed(0)
+    theirs = dict(row.split() for row in NAMES.strip().splitlines()[1:])
+    tensors = {}
+    for name, tensor in Bert(BertConfig(**sizes, initializer_range=0.2)).state_dict().items():
+        module, _, kind = name.rpartition(".")
+        number = next((part for part in module.split(".") if part.isdigit()), "N")
+        module = theirs[module.replace(f".{number}.", ".N.")].replace(".N.", f".{number}.")
+        tensors[f"bert.{module}.{kind}"] = tensor.contiguous()
+    save_file(tensors, folder / "bert" / "model.safetensors")
+    return folder
+
+
+def options(workplace, **more):
+    values = dict(task="sst2", data_dir=workplace, model=workplace / "bert", epochs=2, batch_size=8,
+                  lr=1e-3, max_length=16, log_every=1, device="cpu", **more)  # fmt: skip
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+
+
+def command(*args):
+    return subprocess.run(
+        [sys.executable, *map(str, args)], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def without_clocks(result):
+    """A result.json less the numbers that measure time."""
+    result = json.loads(json.dumps(result))
+    del result["seconds"]
+    for row in [*result["sweep"], result["operating_point"] or {}]:
+        row.pop("speedup_wall", None)
+    return result
+
+
+@pytest.fixture(scope="module")
+def finished(workplace):
+    """The real command line, twice, in processes of their own."""
+    folders = []
+    for name in ("one", "two"):
+        out = workplace / name
+        done = command("train.py", *options(workplace, out=out))
+        assert done.returncode == 0, done.stderr
+        folders.append((out, done.stdout))
+    return folders
+
+
+def test_two_runs_with_one_seed_are_identical(finished):
+    (one, _), (two, _) = finished
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
+    assert without_clocks(results[0]) == without_clocks(results[1])
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    logs = [[json.loads(x) for x in (f / "log.jsonl").read_text().splitlines()] for f in (one, two)]
+    for a, b in zip(*logs, strict=True):
+        assert all(a[k] == b[k] for k in ("step", "ce", "kd", "w_ce", "w_kd"))
+
+
+def test_another_seed_is_another_run(workplace, finished):
+    out = workplace / "other seed"  # with a space in its path
+    train.run(parse(options(workplace, out=out, seed=1)))
+    one, other = (load_file(f / "model.safetensors") for f in (finished[0][0], out))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_a_run_leaves(finished):
+    folder, printed = finished[0]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json", "log.jsonl", "model.safetensors", "result.json", "tokenizer.json",
+    ]  # fmt: skip
+    result = json.loads((folder / "result.json").read_text())
+    assert result["task"] == "sst2" and result["metric"] == "acc" and result["seed"] == 0
+    assert result["method"] == {"teachers": "all", "weights": "learned", "optimize": "cross"}
+    assert [row["exit"] for row in result["exits"]] == [1, 2, 3]
+    assert {row["rule"] for row in result["sweep"]} == {"entropy", "confidence", "patience"}
+    for row in result["sweep"]:
+        assert row["speedup_layers"] == pytest.approx(3 / row["mean_exit"])
+        assert 1 <= row["mean_exit"] <= 3 and row["speedup_wall"] > 0
+    assert len(result["weights"]["ce"]) == 3 and np.shape(result["weights"]["kd"]) == (3, 3)
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == list(range(1, 17))  # 2 epochs of ceil(60 / 8) steps
+    assert log[-1]["w_ce"] == result["weights"]["ce"] != [1, 1, 1]
+    assert "d1 30 examples, d2 30" in printed and "0 newly initialised" in printed
+    assert "sst2: train 60, dev 30 examples, on cpu" in printed and "0:00 left" in printed
+
+
+def test_the_saved_model_answers_what_the_result_says(workplace, finished):
+    folder, _ = finished[0]
+    model, tokenizer, _ = leebert.load_run(folder)
+    task = load_task("sst2", workplace)
+    encoded = encode(tokenizer, task.dev, 16)
+    exits = train.evaluate_exits(
+        model, train.dev_batches(encoded, 7, "cpu"), encoded.labels, ("acc",)
+    )
+    assert exits == json.loads((folder / "result.json").read_text())["exits"]
+
+
+def test_a_sentence_exit_by_exit(finished):
+    done = command("leebert.py", finished[0][0], "the film was not good")
+    assert done.returncode == 0, done.stderr
+    assert "tokens: [CLS] the film was not good [SEP]" in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if line[:4].strip().isdigit()]
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert all(float(row[2]) + float(row[3]) == pytest.approx(1, abs=0.002) for row in rows)
+    assert done.stdout.count("leaves at exit") == 4
+
+
+def test_every_method_trains(workplace, tmp_path):
+    """One epoch each; learned weights move, fixed ones stay."""
+    methods = [
+        ("none", "uniform", "cross"),
+        ("last", "depth", "cross"),
+        ("later", "learned", "single"),
+        ("all", "learned", "bilevel"),
+        ("none", "learned", "cross"),
+    ]
+    for teachers, weights, optimize in methods:
+        out = tmp_path / f"{teachers}-{weights}-{optimize}"
+        more = dict(teachers=teachers, weights=weights, optimize=optimize, out=out)
+        folder = train.run(replace(parse(options(workplace, **more)), epochs=1))
+        result = json.loads((folder / "result.json").read_text())
+        learned = optimize if weights == "learned" else "fixed"
+        assert result["method"] == dict(teachers=teachers, weights=weights, optimize=learned)
+        w_ce = result["weights"]["ce"]
+        if weights == "uniform":
+            assert w_ce == [1, 1, 1]
+        elif weights == "depth":
+            assert w_ce == pytest.approx([0.5, 1, 1.5])
+        else:
+            assert w_ce != [1, 1, 1] and (max(w_ce) < 1 or optimize != "single")
+
+
+def test_only_methods_that_read_d2_give_it_away(workplace, monkeypatch):
+    """uniform and single train on all of train; cross holds half of it out."""
+    seen, cuts = set(), []
+    original = train.collate
+    monkeypatch.setattr(train, "collate", lambda e, i, d="cpu": seen.update(i) or original(e, i, d))
+    cut = train.split_train
+    monkeypatch.setattr(train, "split_train", lambda *a: cuts.append(cut(*a)) or cuts[-1])
+
+    def epochs(**more):
+        seen.clear()
+        cuts.clear()
+        config = replace(parse(options(workplace)), **more)
+        task, tokenizer, model = train.prepare(config)
+        encoded = encode(tokenizer, task.train, 16)
+        weights = leebert.LossWeights(3)
+        monkeypatch.setattr(train, "save", lambda *a: None)
+        train.train(config, model, weights, encoded, workplace)
+        return len(seen), len(cuts)
+
+    assert epochs(weights="uniform") == (60, 0)
+    assert epochs(optimize="single") == (60, 0)
+    assert epochs(optimize="cross") == (60, 1)
+    assert epochs(redraw=True) == (60, 2)
+
+
+# --------------------------------------------------------------------------------------------------
+# Parts
+
+
+def test_learning_rate_rises_and_falls_linearly():
+    config = Config(lr=1.0, warmup=0.25)
+    rates = [learning_rate(step, 8, config) for step in range(8)]
+    assert rates == pytest.approx([1 / 2, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7])
+
+
+def test_weight_decay_is_for_matrices():
+    model = tiny_model()
+    matrices, vectors = train.theta_optimizer(model, Config(lr=1.0)).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert matrices["weight_decay"] == 0.01 and vectors["weight_decay"] == 0
+    assert all("norm" in names[id(p)] or "bias" in names[id(p)] for p in vectors["params"])
+    assert not any("norm" in names[id(p)] or "bias" in names[id(p)] for p in matrices["params"])
+    assert len(names) == len(matrices["params"]) + len(vectors["params"])
+
+
+def test_the_operating_point_is_the_fastest_that_costs_a_point():
+    rows = [
+        dict(acc=a, speedup_layers=s) for a, s in [(0.9, 1.0), (0.89, 2.0), (0.88, 3.0), (0.9, 1.5)]
+    ]
+    assert operating_point(rows, 0.9, "acc") == 1
+    assert operating_point(rows, 0.95, "acc") is None
+
+
+def test_levels_are_counted_apart():
+    task = load_task("toy")
+    examples = [next(e for e in task.dev if e.level == level) for level in (1, 2, 2, 4)]
+    predictions = np.array([e.label for e in examples])
+    predictions[1] = 1 - predictions[1]
+    levels = by_level(examples, predictions, np.array([1, 2, 4, 6]))
+    assert levels == [
+        dict(level=1, acc=1.0, mean_exit=1.0),
+        dict(level=2, acc=0.5, mean_exit=3.0),
+        dict(level=4, acc=1.0, mean_exit=6.0),
+    ]
+
+
+def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [train.run_folder(Config()).as_posix() for _ in range(3)]
+    assert names == ["runs/toy-all-cross-s0", "runs/toy-all-cross-s0-2", "runs/toy-all-cross-s0-3"]
+    assert train.run_folder(Config(weights="depth")).name == "toy-all-depth-s0"
+    write(tmp_path / "mine" / "result.json", "{}")
+    with pytest.raises(ValueError, match="holds a finished run"):
+        train.run_folder(Config(out="mine"))
+
+
+# --------------------------------------------------------------------------------------------------
+# Bad input: one clear line, exit status 2
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"task": "imdb"}, "invalid choice: 'imdb'"),
+    ({"teachers": "some"}, "invalid choice: 'some'"),
+    ({"epochs": "many"}, "invalid int value: 'many'"),
+    ({"colour": "red"}, "unrecognized arguments: --colour=red"),
+    ({"lr": -1}, "--lr must be positive"),
+    ({"d2_fraction": 1}, "--d2-fraction must lie between 0 and 1"),
+    ({"max_length": 33}, "--max-length must lie between 8 and 32"),
+    ({"train_examples": 61}, "sst2 has only 60"),
+    ({"model": "nowhere"}, "no model 'nowhere'"),
+    ({"model": "toy"}, "--model toy knows the words of the toy task only"),
+    ({"device": "cuda"}, "--device cuda is not available here"),
+    ({"task": "cola"}, "no data for cola"),
+])  # fmt: skip
+def test_bad_input_is_one_line_and_status_2(workplace, monkeypatch, capsys, change, message):
+    if change.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr("data.GLUE_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(sys, "argv", ["train.py", *options(workplace), *options_of(change)])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def options_of(change):
+    return [f"--{name.replace('_', '-')}={value}" for name, value in change.items()]
+
+
+def test_bad_input_in_a_process_of_its_own(workplace):
+    write(workplace / "bad" / "SST-2" / "train.tsv", "sentence\tlabel\nfine\t1\nfine\n")
+    write(workplace / "bad" / "SST-2" / "dev.tsv", "sentence\tlabel\nfine\t1\n")
+    done = command("train.py", *options(workplace), f"--data-dir={workplace / 'bad'}")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {workplace / 'bad' / 'SST-2' / 'train.tsv'}:3: 1 columns where 2 belong\n"
+    )
+    for script, args in (("data.py", ["--task", "sst2", "--data-dir", workplace / "bad"]),
+                         ("leebert.py", [workplace / "bad", "x"]), ("leebert.py", []),
+                         ("bert.py", [workplace / "bad"])):  # fmt: skip
+        done = command(script, *args)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, monkeypatch, capsys):
+    """What was written stays."""
+    steps = []
+    original = train.training_step
+
+    def poisoned(model, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == 12:  # in the second epoch
+            with torch.no_grad():
+                model.exits[0].bias[0] = math.inf
+        return original(model, *args, **kwargs)
+
+    monkeypatch.setattr(train, "training_step", poisoned)
+    monkeypatch.setattr(sys, "argv", ["train.py", *options(workplace, out=tmp_path / "run")])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert (
+        stopped.value.code == 2 and "step 12: a gradient is not finite" in capsys.readouterr().err
+    )
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 11
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in saved.values())
