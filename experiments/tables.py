@@ -1,0 +1,86 @@
+"""Write the numbers of README.md, from the files in results/, between its markers.
+
+    python experiments/tables.py             # rewrite README.md; unchanged if it is up to date
+
+A block of the README looks like this, and the text between the two lines is replaced:
+
+    <!-- table: NAME -->
+    <!-- end -->
+"""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load(name):
+    return json.loads((ROOT / "results" / name / "result.json").read_text(encoding="utf-8"))
+
+
+def first_run():
+    """The output of the README's first command: first steps, last step, report."""
+    lines = (ROOT / "results" / "toy" / "output.txt").read_text(encoding="utf-8").splitlines()
+    steps = [i for i, line in enumerate(lines) if line.startswith("step ")]
+    kept = [*lines[: steps[2]], "...", *lines[steps[-1] :]]
+    return "\n".join(["```", *kept, "```"])
+
+
+def percent(x):
+    return f"{100 * x:.1f}"
+
+
+def real_run(name):
+    """Every exit's score, then the fastest setting of each rule that loses at most one point."""
+    result = load(name)
+    metric, exits = result["metric"], result["exits"]
+    lines = [
+        "| exit | " + " | ".join(str(row["exit"]) for row in exits) + " |",
+        "|---" * (len(exits) + 1) + "|",
+        f"| {metric} on dev | " + " | ".join(percent(row[metric]) for row in exits) + " |",
+        "",
+        f"| rule | threshold | {metric} on dev | mean exit | speed-up in layers | wall clock |",
+        "|---|---|---|---|---|---|",
+    ]
+    floor = exits[-1][metric] - 0.01 - 1e-9
+    for rule in ("patience", "entropy", "confidence"):
+        rows = [r for r in result["sweep"] if r["rule"] == rule and r[metric] >= floor]
+        if not rows:
+            lines.append(f"| {rule} | none loses at most one point | | | | |")
+            continue
+        r = max(rows, key=lambda r: (r["speedup_layers"], r[metric]))
+        lines.append(
+            f"| {rule} | {r['threshold']} | {percent(r[metric])} | {r['mean_exit']:.2f} "
+            f"| {r['speedup_layers']:.2f}x | {r['speedup_wall']:.2f}x |"
+        )
+    minutes = result["seconds"] / 60
+    lines += ["", f"Training took {minutes:.0f} minutes on {result['device']}; one run, one seed."]
+    return "\n".join(lines)
+
+
+TABLES = {
+    "first-run": first_run,
+    "rte": lambda: real_run("rte-minilm"),
+    "sst2": lambda: real_run("sst2-minilm"),
+}
+
+
+def fill(text):
+    """README text -> the same with every block made anew. KeyError for a block we cannot make."""
+
+    def block(match):
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", block, text, flags=re.S)
+
+
+def main():
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(fill(text), encoding="utf-8")
+    print("README.md", "is up to date" if fill(text) == text else "rewritten")
+
+
+if __name__ == "__main__":
+    main()
