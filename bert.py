@@ -196,7 +196,7 @@ class Bert(nn.Module):
 def init_weights(module, std):
     """BERT's start for new weights: matrices and embeddings normal(0, std), biases 0.
 
-    LayerNorm is left at its own start, weight 1 and bias 0.
+    The original cuts the normal off at two std. LayerNorm keeps its own start, weight 1 and bias 0.
     """
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=std)
@@ -332,6 +332,7 @@ def main():
             words = (Path(sys.argv[1]) / "vocab.txt").read_text(encoding="utf-8").split("\n")
             vocab = {word: number for number, word in enumerate(words)}
             encoding = BertWordPieceTokenizer(vocab).encode(sentence)
+            bert.embed(torch.tensor([encoding.ids]))  # too long?
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)

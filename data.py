@@ -66,11 +66,12 @@ def split_train(labels, fraction, rng):
     labels, d2 = np.asarray(labels), []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        d2.append(members[: round(fraction * len(members))])
+        size = min(max(1, round(fraction * len(members))), len(members) - 1)  # both get some
+        d2.append(members[:size])
     d2 = np.sort(np.concatenate(d2))
     d1 = np.setdiff1d(np.arange(len(labels)), d2)
     if len(d1) == 0 or len(d2) == 0:
-        raise ValueError(f"{len(labels)} training examples cut into d1 {len(d1)} and d2 {len(d2)}")
+        raise ValueError(f"{len(labels)} training example(s) cut into d1 {len(d1)}, d2 {len(d2)}")
     return d1, d2
 
 
@@ -175,12 +176,13 @@ GLUE = {
 TASKS = ("toy", *GLUE)
 
 
-def read_tsv(path, header=None):
+def read_tsv(path, header=None, skip_short=False):
     """A GLUE file -> list of (line number, dict column -> text). header: None if line 1 has it.
 
     Newlines and tabs separate, and nothing quotes: a csv reader merges rows at stray quotation
     marks. A byte-order mark (MRPC) and a missing last newline (CoLA) are accepted. ValueError with
-    file and line for text that is not UTF-8 and for a row with more or fewer columns.
+    file and line for text that is not UTF-8 and for a row with more or fewer columns; skip_short
+    drops rows with fewer and says how many, for QQP, some copies of which have broken lines.
     """
     raw = Path(path).read_bytes()
     try:
@@ -193,6 +195,11 @@ def read_tsv(path, header=None):
     rows = [(number, line.removesuffix("\r").split("\t")) for number, line in enumerate(lines, 1)]
     if header is None and rows:
         header = rows.pop(0)[1]
+    if skip_short:
+        whole = [row for row in rows if len(row[1]) >= len(header)]
+        if len(whole) < len(rows):
+            print(f"{path}: {len(rows) - len(whole)} of {len(rows)} rows are cut short, skipped")
+        rows = whole
     if not rows:
         raise ValueError(f"{path}: no examples in this file")
     for number, fields in rows:
@@ -206,7 +213,7 @@ def read_examples(spec, path):
     header = None
     if spec.folder == "CoLA" and path.name != "test.tsv":  # these two have no line of names
         header = ("source", "label", "mark", "sentence")
-    rows = read_tsv(path, header)
+    rows = read_tsv(path, header, skip_short=spec.folder == "QQP")
     missing = [column for column in spec.texts if column not in rows[0][1]]
     if missing:
         raise ValueError(f"{path}:1: no column {missing[0]!r} among {', '.join(rows[0][1])}")
@@ -421,8 +428,8 @@ NO_DOWNLOAD = "The built-in task (python train.py) needs no download."
 def download(url, path):
     """Fetch url to path, which afterwards is whole and has its hash, or is not there. OSError.
 
-    A file without a known hash (config.json) must at least parse: a connection that breaks off
-    looks like the end of the file to `urllib`.
+    A file without a known hash (a model's config.json) must at least parse: a connection that
+    breaks off looks like the end of the file to `urllib`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, sha256 = path.with_name(path.name + ".partial"), SHA256.get(path.name)
@@ -487,6 +494,8 @@ def download_glue(name, data_dir, paths):
                 with zipfile.ZipFile(archive) as z:
                     contents = {p.name: z.read(f"{spec.folder}/{p.name}") for p in paths}
             for path in paths:
+                if path.exists():  # a file of the user's own
+                    continue
                 (Path(tmp) / path.name).write_bytes(contents[path.name])
                 path.parent.mkdir(exist_ok=True)
                 os.replace(Path(tmp) / path.name, path)

@@ -145,7 +145,7 @@ class LossWeights(nn.Module):
 
     Omega = 0 at the start: every exit has one unit of cross-entropy and one unit of distillation in
     all, so learning starts from the plain uniform sum. A weight lives in (0, 2) and no term can buy
-    its weight from another one, as under a softmax, where nearly all of it ends on one exit.
+    its weight from another one, as it could under a softmax over all terms.
     """
 
     def __init__(self, num_exits, teachers="all"):
@@ -238,12 +238,13 @@ def upper_loss(model, theta, d1, d2, lam):
     Without dropout [ours]: dropout is a means of training; the judgement is about the network that
     will be used, and a judge should not throw dice.
     """
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     loss = cross_entropies(logits_at(model, theta, d2), d2.labels).mean()
     if lam:
         loss = loss + lam * cross_entropies(logits_at(model, theta, d1), d1.labels).mean()
-    model.train(training)
+    for module, training in modes:
+        module.training = training
     return loss
 
 
@@ -260,7 +261,8 @@ def derivative_difference(terms, theta, v):
     DARTS's eps = 0.01 / ||v|| about 1e-3 of the result in float32. The parameters themselves are
     never touched: adding and subtracting eps v in place would not restore them to the bit.
     """
-    eps = 0.01 / math.sqrt(sum(float((x * x).sum()) for x in v.values()))
+    norm = torch.stack([(x * x).sum() for x in v.values()]).sum().sqrt().item()
+    eps = 0.01 / (norm or 1.0)  # v = 0: the judgement is flat here, and so is the difference
     plus = terms({name: theta[name] + eps * v[name] for name in theta})
     minus = terms({name: theta[name] - eps * v[name] for name in theta})
     return [(a - b) / (2 * eps) for a, b in zip(plus, minus, strict=True)]
@@ -351,7 +353,7 @@ def training_step(
 ):
     """Update Theta and Omega once, both from the same point [ours] -> ce (M,), kd (M, M) on D1.
 
-    FloatingPointError, before anything is changed, if a gradient is not finite.
+    FloatingPointError, before any parameter is changed, if a gradient is not finite.
     """
     (ce, kd), gradient, hyper = gradients(model, loss_weights, d1, d2, optimize, **options)
     for p, g in zip(model.parameters(), gradient, strict=True):
@@ -360,6 +362,7 @@ def training_step(
     if not torch.isfinite(norm + sum(g.abs().sum() for g in hyper or [])):
         raise FloatingPointError(f"a gradient is not finite; cross-entropies {ce.tolist()}")
     theta_optimizer.step()
+    theta_optimizer.zero_grad()  # frees the gradient: the next step makes its own
     if hyper is not None:
         for p, g in zip(loss_weights.parameters(), hyper, strict=True):
             p.grad = g
@@ -442,10 +445,16 @@ def load_run(folder):
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         if not (folder / name).exists():
             raise FileNotFoundError(f"{folder / name}: no such file; `python train.py` makes a run")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = MultiExitBert(Bert(BertConfig(**config["bert"])), len(config["labels"]))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json")), config
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model = MultiExitBert(Bert(BertConfig(**config["bert"])), len(config["labels"]))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # four libraries, four kinds of errors for a damaged file
+        raise ValueError(
+            f"{folder}: not a run of train.py ({' '.join(str(error).split())})"
+        ) from None
+    return model.eval(), tokenizer, config
 
 
 def explain(model, tokenizer, labels, *sentences):

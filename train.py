@@ -65,9 +65,9 @@ class Config:
     d2_fraction: float = option(0.5, "share of train that judges the weights (bilevel, cross)")
     redraw: bool = option(False, "cut train into d1 and d2 again in every epoch")
     # The optimization
-    epochs: int = option(0, "passes over train; 0: 1 for toy, else 3")
-    batch_size: int = option(0, "examples; 0: 32 for toy, else 16")
-    lr: float = option(0.0, "peak learning rate; 0: 1e-3 for toy, else 2e-5")
+    epochs: int = option(0, "passes over train; 0: 1 for model toy, else 3")
+    batch_size: int = option(0, "examples; 0: 32 for model toy, else 16")
+    lr: float = option(0.0, "peak learning rate; 0: 1e-3 for model toy, else 2e-5")
     warmup: float = option(0.1, "share of the steps in which the learning rate rises")
     weight_decay: float = option(0.01, "on matrices, not on biases and LayerNorm")
     max_norm: float = option(1.0, "gradients are clipped to this norm")
@@ -80,7 +80,8 @@ class Config:
     out: str = option("", "folder of the run; default runs/<task>-<method>-s<seed>")
 
 
-TASK_DEFAULTS = {"epochs": (1, 3), "batch_size": (32, 16), "lr": (1e-3, 2e-5)}  # toy, GLUE
+# From random weights, and from a checkpoint.
+MODEL_DEFAULTS = {"epochs": (1, 3), "batch_size": (32, 16), "lr": (1e-3, 2e-5)}
 TOY_BERT = dict(
     hidden_size=128, num_hidden_layers=6, num_attention_heads=4, intermediate_size=512,
     max_position_embeddings=128, initializer_range=0.05,
@@ -105,15 +106,19 @@ def parse(argv):
         config = Config(**vars(parser.parse_args(argv)))
     except argparse.ArgumentError as e:
         raise ValueError(str(e)) from None
-    for name, (toy, glue) in TASK_DEFAULTS.items():
-        setattr(config, name, getattr(config, name) or (toy if config.task == "toy" else glue))
     config.model = config.model or ("toy" if config.task == "toy" else "bert-base-uncased")
+    for name, (scratch, pretrained) in MODEL_DEFAULTS.items():
+        default = scratch if config.model == "toy" else pretrained
+        setattr(config, name, getattr(config, name) or default)
     config.step_size = config.step_size or config.lr
     for name in ("epochs", "batch_size", "lr", "temperature", "max_norm", "omega_lr", "log_every"):
-        if getattr(config, name) <= 0:
+        if not getattr(config, name) > 0:  # nan is not
             raise ValueError(f"--{name.replace('_', '-')} must be positive")
-    if not 0 < config.d2_fraction < 1:
-        raise ValueError("--d2-fraction must lie between 0 and 1")
+    for name in ("seed", "train_examples", "lam", "step_size", "weight_decay", "warmup"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"--{name.replace('_', '-')} must not be negative")
+    if not 0 < config.d2_fraction < 1 or not config.warmup <= 1:
+        raise ValueError("--d2-fraction and --warmup must lie between 0 and 1")
     if config.model == "toy" and config.task != "toy":
         raise ValueError("--model toy knows the words of the toy task only; name a checkpoint")
     return config
@@ -151,7 +156,7 @@ def run_folder(config):
 
 
 def prepare(config):
-    """-> task, tokenizer, model. All that can be wrong with the input is found here."""
+    """-> task, tokenizer, model. What can be wrong with data and weights is found here."""
     task = load_task(config.task, config.data_dir)
     if config.model == "toy":
         tokenizer = toy_tokenizer()
@@ -271,7 +276,8 @@ def progress(row):
     """One line: loss of the first, middle and last exit, mean weights, speed, time left."""
     M, left = len(row["ce"]), row["seconds"] * (row["total"] / row["step"] - 1)
     losses = "  ".join(f"exit {m} {row['ce'][m - 1]:.3f}" for m in sorted({1, (M + 1) // 2, M}))
-    w_kd = np.sum(row["w_kd"]) / M  # per student, 1 at the start
+    students = max(1, sum(any(weights) for weights in row["w_kd"]))
+    w_kd = np.sum(row["w_kd"]) / students  # per student, 1 at the uniform sum
     return (
         f"step {row['step']:>5}/{row['total']}  {losses}  weights: ce {np.mean(row['w_ce']):.2f} "
         f"kd {w_kd:.2f}  {row['tokens_per_second']:,} tokens/s  "
@@ -334,12 +340,11 @@ def thresholds(M):
 def sweep(model, batches, labels, metrics):
     """All rules and thresholds -> rows for the report, and for each row what each example did.
 
-    speedup_layers = M N / sum of exit layers. speedup_wall = time of the full-depth model (median
-    of three runs) / time with early exit, same batches, same process.
+    speedup_layers = M N / sum of exit layers. speedup_wall = time of the full-depth model / time
+    with early exit, same batches, one right after the other.
     """
     M, N = len(model.exits), len(labels)
-    timed(lambda batch: full_depth(model, batch), batches[:2])  # warm up
-    full = np.median([timed(lambda batch: full_depth(model, batch), batches)[1] for _ in range(3)])
+    timed(lambda batch: full_depth(model, batch), batches[-2:])  # warm up, on the longest
     rows, details = [], []
     for rule, values in thresholds(M).items():
         for value in values:
@@ -347,6 +352,7 @@ def sweep(model, batches, labels, metrics):
             def leave_early(batch, rule=rule, value=value):
                 return early_exit(model, batch, rule, value)
 
+            full = timed(lambda batch: full_depth(model, batch), batches)[1]
             results, seconds = timed(leave_early, batches)
             predictions, layers = np.empty(N, dtype=np.int64), np.empty(N, dtype=np.int64)
             for places, (p, e) in results:
@@ -391,7 +397,14 @@ def evaluate(model, task, encoded, batch_size, device):
     chosen = operating_point(rows, exits[-1][metric], metric)
     levels = [] if chosen is None else by_level(task.dev, *details[chosen])
     point = None if chosen is None else rows[chosen]
-    return {"exits": exits, "sweep": rows, "operating_point": point, "levels": levels}
+    majority = scores(np.full_like(labels, np.bincount(labels).argmax()), labels, task.metrics)
+    return {
+        "majority": majority,  # what always answering the most frequent class scores
+        "exits": exits,
+        "sweep": rows,
+        "operating_point": point,
+        "levels": levels,
+    }
 
 
 # --------------------------------------------------------------------------------------------------
@@ -404,6 +417,8 @@ def report(result, w_ce, w_kd):
     print("\nexit  " + "  ".join(f"{name:>6}" for name in metrics))
     for row in result["exits"]:
         print(f"{row['exit']:>4}  " + "  ".join(f"{row[name]:6.3f}" for name in metrics))
+    floor = "  ".join(f"{result['majority'][name]:6.3f}" for name in metrics)
+    print(f"none  {floor}   (always the most frequent class)")
     print("\nrule        threshold  " + "  ".join(f"{name:>6}" for name in metrics), end="")
     print("  mean exit  speed-up: layers  wall clock")
     for row in result["sweep"]:
@@ -417,7 +432,7 @@ def report(result, w_ce, w_kd):
         print("\nlevel     acc  mean exit   (at the marked threshold)")
         for row in result["levels"]:
             print(f"{row['level']:>5}  {row['acc']:6.3f}  {row['mean_exit']:9.2f}")
-    print("\nweights   ce   distillation, student by teacher (1.00: where all of them start)")
+    print("\nweights   ce   distillation, student by teacher (1.00: the uniform sum)")
     teachers = (w_kd > 0).sum(1)
     for m, (ce, row) in enumerate(zip(w_ce, w_kd, strict=True)):
         cells = " ".join(f"{w * teachers[m]:4.2f}" if w > 0 else "   ." for w in row)

@@ -12,6 +12,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -55,12 +57,47 @@ def real_run(name):
             f"| {r['speedup_layers']:.2f}x | {r['speedup_wall']:.2f}x |"
         )
     minutes = result["seconds"] / 60
-    lines += ["", f"Training took {minutes:.0f} minutes on {result['device']}; one run, one seed."]
+    always = percent(result["majority"][metric])
+    lines += [
+        "",
+        f"Always answering the most frequent class scores {always}. Training took {minutes:.0f} "
+        f"minutes on {result['device']}; one run, one seed.",
+    ]
     return "\n".join(lines)
+
+
+def spread(values):
+    return f"{100 * np.mean(values):.1f} +- {100 * np.std(values, ddof=1):.1f}"
+
+
+def redraw():
+    """Toy, two epochs: D1 and D2 cut once, or again in every epoch. Mean and std over seeds."""
+    lines = ["| D1 and D2 | seeds | last exit | mean over exits |", "|---|---|---|---|"]
+    for name, words in (("once", "cut once"), ("redraw", "cut again every epoch")):
+        files = sorted((ROOT / "results" / "toy-redraw").glob(f"{name}-s*.json"))
+        runs = [json.loads(path.read_text(encoding="utf-8"))["exits"] for path in files]
+        last = [exits[-1]["acc"] for exits in runs]
+        mean = [np.mean([row["acc"] for row in exits]) for exits in runs]
+        lines.append(f"| {words} | {len(runs)} | {spread(last)} | {spread(mean)} |")
+    return "\n".join(lines)
+
+
+def seeds():
+    """Toy, the README's first command, over seeds."""
+    files = [ROOT / "results" / "toy" / "result.json"]
+    files += sorted((ROOT / "results" / "toy-seeds").glob("s*.json"))
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    first, last = ([run["exits"][m]["acc"] for run in runs] for m in (0, -1))
+    return (
+        f"Over {len(runs)} seeds, accuracy on dev in percent, mean and standard deviation: first "
+        f"exit {spread(first)}, last exit {spread(last)} (lowest {percent(min(last))})."
+    )
 
 
 TABLES = {
     "first-run": first_run,
+    "seeds": seeds,
+    "redraw": redraw,
     "rte": lambda: real_run("rte-minilm"),
     "sst2": lambda: real_run("sst2-minilm"),
 }

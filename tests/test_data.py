@@ -43,8 +43,16 @@ def test_the_cut_is_stratified_and_loses_nothing():
     assert (again[1] == d2).all() and (other[1] != d2).any()
 
 
+def test_every_class_of_two_or_more_is_in_both_parts():
+    """Also where rounding would give one part nothing; a class of one goes to d1."""
+    for fraction in (0.1, 0.5, 0.9):
+        labels = np.array([0, 0, 1, 1, 1, 2])
+        d1, d2 = split_train(labels, fraction, np.random.default_rng(0))
+        assert set(labels[d1]) == {0, 1, 2} and set(labels[d2]) == {0, 1}
+
+
 def test_a_cut_that_leaves_a_part_empty_is_an_error():
-    with pytest.raises(ValueError, match="1 training examples cut into d1 1 and d2 0"):
+    with pytest.raises(ValueError, match="1 training example.s. cut into d1 1, d2 0"):
         split_train([0], 0.5, np.random.default_rng(0))
 
 
@@ -204,6 +212,16 @@ def test_every_task_from_its_own_format(glue_files, name):
     assert task.num_classes == num_classes and task.metrics[0] in METRICS
     assert [e.label for e in task.test] == [-1]
     assert len(task.dev_mismatched) == (1 if name == "mnli" else 0)
+
+
+def test_broken_lines_are_skipped_aloud_in_qqp_only(glue_files, capsys):
+    for folder in ("QQP", "RTE"):
+        path = glue_files / folder / "train.tsv"
+        path.write_text(path.read_text() + "a\tbroken\n")
+    assert len(load_task("qqp", glue_files).train) == 1
+    assert "1 of 2 rows are cut short, skipped" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="train.tsv:3: 2 columns where 4 belong"):
+        load_task("rte", glue_files)
 
 
 def test_a_task_without_its_test_file_loads(glue_files):
@@ -414,6 +432,15 @@ def test_a_missing_task_is_downloaded_once(server, tmp_path):
     assert leftovers(tmp_path) == ["RTE/dev.tsv", "RTE/test.tsv", "RTE/train.tsv"]
     Handler.files.clear()
     assert load_task("rte", tmp_path).train[0].label == 1
+
+
+def test_a_download_leaves_the_files_that_are_there(server, tmp_path):
+    mine = write(
+        tmp_path / "RTE" / "train.tsv",
+        "index\tsentence1\tsentence2\tlabel\n0\tmy\town\tentailment\n",
+    )
+    server("RTE.zip", rte_archive())
+    assert load_task("rte", tmp_path).train[0][:2] == ("my", "own") and mine.exists()
 
 
 def test_an_archive_cannot_write_where_it_wants(server, tmp_path):

@@ -27,5 +27,5 @@ def test_every_option_and_file_it_names_exists():
 
     known = {f"--{f.name.replace('_', '-')}" for f in train.fields(train.Config)}
     assert set(re.findall(r"--[a-z][a-z0-9-]+", README)) <= known | {"--help"}
-    for name in re.findall(r"`((?:experiments/|tests/|results/)?[a-z_]+\.(?:py|txt|md))`", README):
+    for name in re.findall(r"`((?:[a-z]+/)?\w+\.(?:py|md))`", README):
         assert (ROOT / name).exists(), name

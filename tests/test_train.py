@@ -43,8 +43,15 @@ def workplace(tmp_path_factory):
         write(folder / "SST-2" / f"{name}.tsv", "sentence\tlabel\n" + "".join(rows(n)))
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     write(folder / "bert" / "vocab.txt", "\n".join(vocab) + "\n")
-    sizes = dict(vocab_size=len(vocab), hidden_size=12, num_hidden_layers=3, num_attention_heads=2,
-                 intermediate_size=16, max_position_embeddings=32)  # fmt: skip
+    sizes = dict(
+        vocab_size=len(vocab),
+        hidden_size=12,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+        hidden_dropout_prob=0.4,
+    )
     write(folder / "bert" / "config.json", json.dumps(sizes))
     torch.manual_seed(0)
     theirs = dict(row.split() for row in NAMES.strip().splitlines()[1:])
@@ -261,7 +268,11 @@ def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
     ({"epochs": "many"}, "invalid int value: 'many'"),
     ({"colour": "red"}, "unrecognized arguments: --colour=red"),
     ({"lr": -1}, "--lr must be positive"),
-    ({"d2_fraction": 1}, "--d2-fraction must lie between 0 and 1"),
+    ({"lr": "nan"}, "--lr must be positive"),
+    ({"seed": -1}, "--seed must not be negative"),
+    ({"train_examples": -5}, "--train-examples must not be negative"),
+    ({"warmup": 5}, "--d2-fraction and --warmup must lie between 0 and 1"),
+    ({"d2_fraction": 1}, "--d2-fraction and --warmup must lie between 0 and 1"),
     ({"max_length": 33}, "--max-length must lie between 8 and 32"),
     ({"train_examples": 61}, "sst2 has only 60"),
     ({"model": "nowhere"}, "no model 'nowhere'"),
