@@ -154,9 +154,8 @@ class LossWeights(nn.Module):
         self.ce = nn.Parameter(torch.zeros(num_exits))
         self.kd = nn.Parameter(torch.zeros(num_exits, num_exits))
         mask = teaches(num_exits, teachers)
-        share = mask / mask.sum(dim=1, keepdim=True).clamp(
-            min=1
-        )  # (M, M); a row sums to 1, or to 0
+        # A row, divided by the number of teachers, sums to 1; to 0 if it has none.
+        share = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)  # (M, M)
         self.register_buffer("share", share, persistent=False)
 
     def forward(self):
@@ -190,8 +189,8 @@ def objective(ce, kd, w_ce, w_kd):
 #     G(Omega)      = F(D2; Theta'(Omega)) + lambda * F(D1; Theta'(Omega))        the judgement
 #
 # lambda = 0 is plain bi-level optimization as in DARTS. lambda > 0 is our reading of the paper's
-# cross-level optimization, whose update of the weights "draws gradient information from both
-# splits" [reported]; the paper's exact update and its coefficient are unknown [ours].
+# cross-level optimization, whose update of the weights draws gradient information from both
+# splits [reported]; the paper's exact update and its coefficient are unknown [ours].
 #
 # Why grad_Omega G is cheap. L is linear in w, so with v = grad G(Theta') the chain rule gives
 #

@@ -82,10 +82,11 @@ class Config:
 
 # From random weights, and from a checkpoint.
 MODEL_DEFAULTS = {"epochs": (1, 3), "batch_size": (32, 16), "lr": (1e-3, 2e-5)}
+# A std of 0.02, BERT's own, lets so narrow a model learn slowly.
 TOY_BERT = dict(
     hidden_size=128, num_hidden_layers=6, num_attention_heads=4, intermediate_size=512,
     max_position_embeddings=128, initializer_range=0.05,
-)  # fmt: skip  # A std of 0.02, BERT's own, lets so narrow a model learn slowly.
+)  # fmt: skip
 
 
 def parse(argv):
