@@ -11,6 +11,7 @@ d1 and d2 are cut from train by `split_train`, and only for a method that reads 
 
     python data.py                                  # the built-in task: examples, labels, lengths
     python data.py --task rte --data-dir data
+    python data.py --train-file my-train.tsv --dev-file my-dev.tsv
 """
 
 import argparse
@@ -22,6 +23,7 @@ import random
 import socket
 import sys
 import tempfile
+import textwrap
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,7 +146,7 @@ def toy_task(num_train=8000, num_dev=1000, num_test=1000):
 
 
 # --------------------------------------------------------------------------------------------------
-# 2. GLUE, from its own files: DATA_DIR/RTE/train.tsv and so on
+# 2. GLUE, from its own files: DATA_DIR/RTE/train.tsv and so on; and files of your own
 
 
 class Glue(NamedTuple):
@@ -221,7 +223,7 @@ def read_examples(spec, path):
     examples = []
     for number, row in rows:
         if has_label and row[spec.label] not in spec.labels:
-            known = ", ".join(spec.labels)
+            known = textwrap.shorten(", ".join(spec.labels), 60, placeholder=" ...")
             raise ValueError(f"{path}:{number}: label {row[spec.label]!r} is not one of {known}")
         texts = [row[column] for column in spec.texts] + [None]
         label = spec.labels.index(row[spec.label]) if has_label else -1
@@ -243,6 +245,38 @@ def glue_task(name, data_dir):
     test = folder / f"test{suffixes[0]}.tsv"
     test = read_examples(spec, test) if test.exists() else []
     return Task(name, train, devs[0], test, spec.labels, spec.metrics, *devs[1:])
+
+
+OWN_TEXTS = ("text_a", "sentence", "text")  # names that the first text column may have
+
+
+def own_task(train_file, dev_file):
+    """Two files of your own -> Task `own`. ValueError or OSError with one clear line.
+
+    Line 1 names the columns, in any order: `label`, one of OWN_TEXTS, and `text_b` if the inputs
+    are pairs; further columns are ignored. The classes are the labels that occur in train, sorted.
+    """
+    if not (train_file and dev_file):
+        raise ValueError("--train-file and --dev-file belong together, and only one is given")
+    paths, texts = (Path(train_file), Path(dev_file)), []
+    tables = [read_tsv(path) for path in paths]
+    for path, rows in zip(paths, tables, strict=True):
+        columns = list(rows[0][1])
+        first = [name for name in OWN_TEXTS if name in columns]
+        if "label" not in columns or len(first) != 1:
+            raise ValueError(
+                f"{path}:1: columns (separated by tabs) must be label, one of "
+                f"{', '.join(OWN_TEXTS)}, and perhaps text_b; here: {', '.join(columns)}"
+            )
+        texts.append((*first, *(["text_b"] if "text_b" in columns else [])))
+    if len(texts[0]) != len(texts[1]):
+        raise ValueError(f"text_b is in one of {paths[0]}, {paths[1]} only; pairs or single texts?")
+    labels = tuple(sorted({row["label"] for _, row in tables[0]}))
+    if len(labels) == 1:
+        raise ValueError(f"{paths[0]}: every label is {labels[0]!r}; two classes are the least")
+    specs = [Glue("", "", columns, "label", labels, ("acc",)) for columns in texts]
+    train, dev = (read_examples(*pair) for pair in zip(specs, paths, strict=True))
+    return Task("own", train, dev, [], labels, ("acc",))
 
 
 def load_task(name, data_dir="data"):
@@ -541,11 +575,17 @@ def find_model(name, cache_dir="models"):
 
 def main():
     parser = argparse.ArgumentParser(description="Show examples, label balance and lengths.")
-    parser.add_argument("--task", default="toy", choices=TASKS)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--task", choices=TASKS, help="default toy")
+    what.add_argument("--train-file", help="a TSV of your own, together with --dev-file")
+    parser.add_argument("--dev-file")
     parser.add_argument("--data-dir", default="data")
     args = parser.parse_args()
     try:
-        task = load_task(args.task, args.data_dir)
+        if args.train_file or args.dev_file:
+            task = own_task(args.train_file, args.dev_file)
+        else:
+            task = load_task(args.task or "toy", args.data_dir)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

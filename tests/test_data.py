@@ -23,6 +23,7 @@ from data import (
     find_model,
     load_task,
     load_tokenizer,
+    own_task,
     read_tsv,
     split_train,
     toy_task,
@@ -262,6 +263,53 @@ def test_row_counts_of_the_real_files(glue_dir, name):
         pytest.skip(f"no {name} in {glue_dir}")
     task = load_task(name, glue_dir)
     assert (len(task.train), len(task.dev), len(task.test)) == COUNTS[name]
+
+
+# --------------------------------------------------------------------------------------------------
+# Files of your own
+
+
+def test_own_files_singles_and_pairs(tmp_path):
+    """Columns by name, in any order; classes are train's labels, sorted; nothing quotes."""
+    train = write(tmp_path / "a.tsv", b'\xef\xbb\xbflabel\ttext\r\nso-so\t"one\r\nbad\ttwo\r\n')
+    dev = write(tmp_path / "b.tsv", "id\tsentence\tlabel\n7\tthree\tso-so\n8\tfour\tbad")
+    task = own_task(str(train), str(dev))
+    assert (task.name, task.labels, task.metrics) == ("own", ("bad", "so-so"), ("acc",))
+    assert [e[:3] for e in task.train] == [('"one', None, 1), ("two", None, 0)]
+    assert [e[:3] for e in task.dev] == [("three", None, 1), ("four", None, 0)] and not task.test
+    pairs = write(tmp_path / "c.tsv", "text_b\tlabel\ttext_a\nq\t1\tp\ns\t0\tr\n")
+    assert [e[:3] for e in own_task(pairs, pairs).dev] == [("p", "q", 1), ("r", "s", 0)]
+
+
+GOOD_TSV = "label\ttext\n0\ta\n1\tb\n"
+
+
+@pytest.mark.parametrize("train, dev, message", [
+    (GOOD_TSV, "label\ttext\n0\ta\nx\tb\n", "dev.tsv:3: label 'x' is not one of 0, 1"),
+    (GOOD_TSV, "label,text\n0,a\n", "dev.tsv:1: columns (separated by tabs) must be label, one of "
+     "text_a, sentence, text, and perhaps text_b; here: label,text"),
+    ("label\tsentence1\n0\ta\n", GOOD_TSV, "train.tsv:1: columns"),
+    ("label\ttext\tsentence\n0\ta\tb\n", GOOD_TSV, "here: label, text, sentence"),
+    ("text\ttext_b\na\tb\n", GOOD_TSV, "here: text, text_b"),
+    (GOOD_TSV, "label\ttext\ttext_b\n0\ta\tb\n", "dev.tsv only; pairs or single texts?"),
+    ("label\ttext\n0\ta\n0\tb\n", GOOD_TSV, "train.tsv: every label is '0'"),
+    ("label\ttext\n0\ta\n1\n", GOOD_TSV, "train.tsv:3: 1 columns where 2 belong"),
+    ("", GOOD_TSV, "train.tsv: no examples"),
+    (GOOD_TSV, "label\ttext\n", "dev.tsv: no examples"),
+])  # fmt: skip
+def test_own_files_that_do_not_fit_are_named(tmp_path, train, dev, message):
+    paths = (write(tmp_path / "train.tsv", train), write(tmp_path / "dev.tsv", dev))
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        own_task(*paths)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hundred_classes_do_not_fill_the_screen(tmp_path):
+    train = "label\ttext\n" + "".join(f"{i}\tx\n" for i in range(100))
+    write(tmp_path / "dev.tsv", "label\ttext\n200\tx\n")
+    with pytest.raises(ValueError, match=r"dev.tsv:2: label '200' .* \.\.\.$") as caught:
+        own_task(write(tmp_path / "train.tsv", train), tmp_path / "dev.tsv")
+    assert len(str(caught.value)) < 100 + len(str(tmp_path))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -182,6 +182,23 @@ def test_every_method_trains(workplace, tmp_path):
             assert w_ce != [1, 1, 1] and (max(w_ce) < 1 or optimize != "single")
 
 
+def test_own_files_train_like_a_glue_task(workplace, tmp_path, monkeypatch):
+    """SST-2's files are such files. Same examples, same run; only the task's name differs."""
+    files = [f"--{n}-file={workplace / 'SST-2' / n}.tsv" for n in ("train", "dev")]
+    glue = options(workplace, out=tmp_path / "glue")
+    own = [o for o in glue if not o.startswith("--task")] + [*files, f"--out={tmp_path / 'own'}"]
+    results = [
+        without_clocks(json.loads((train.run(parse(argv)) / "result.json").read_text()))
+        for argv in (glue, own)
+    ]
+    assert [r.pop("task") for r in results] == ["sst2", "own"] and results[0] == results[1]
+    assert json.loads((tmp_path / "own" / "config.json").read_text())["labels"] == ["0", "1"]
+    monkeypatch.chdir(tmp_path)
+    config = parse(files)
+    assert train.run_folder(config).name == "own-all-cross-s0"
+    assert (config.model, config.lr, config.epochs) == ("bert-base-uncased", 2e-5, 3)
+
+
 def test_only_methods_that_read_d2_give_it_away(workplace, monkeypatch):
     """uniform and single train on all of train; cross holds half of it out."""
     seen, cuts = set(), []
@@ -279,12 +296,18 @@ def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
     ({"model": "toy"}, "--model toy knows the words of the toy task only"),
     ({"device": "cuda"}, "--device cuda is not available here"),
     ({"task": "cola"}, "no data for cola"),
+    ({"task": "sst2", "train_file": "a", "dev_file": "b"}, "--task and --train-file,"),
+    ({"task": None, "train_file": "a"}, "--train-file and --dev-file belong together"),
+    ({"task": None, "dev_file": "a"}, "--train-file and --dev-file belong together"),
+    ({"task": None, "train_file": "a.tsv", "dev_file": "b"}, "No such file or directory: 'a.tsv'"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_status_2(workplace, monkeypatch, capsys, change, message):
     if change.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     monkeypatch.setattr("data.GLUE_URL", "http://127.0.0.1:9/")
-    monkeypatch.setattr(sys, "argv", ["train.py", *options(workplace), *options_of(change)])
+    argv = [o for o in options(workplace) if "task=" not in o or change.get("task", o)]
+    argv += options_of({name: value for name, value in change.items() if value is not None})
+    monkeypatch.setattr(sys, "argv", ["train.py", *argv])
     with pytest.raises(SystemExit) as stopped:
         train.main()
     error = capsys.readouterr().err
