@@ -504,6 +504,7 @@ def run(config):
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "seconds": round(seconds, 1),
         "metric": task.metrics[0],
+        "dev_examples": len(task.dev),
         **evaluation,
         "weights": {"ce": w_ce.tolist(), "kd": w_kd.tolist()},
     }

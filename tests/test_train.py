@@ -123,6 +123,7 @@ def test_what_a_run_leaves(finished):
     result = json.loads((folder / "result.json").read_text())
     assert result["task"] == "sst2" and result["metric"] == "acc" and result["seed"] == 0
     assert result["method"] == {"teachers": "all", "weights": "learned", "optimize": "cross"}
+    assert result["dev_examples"] == 30
     assert [row["exit"] for row in result["exits"]] == [1, 2, 3]
     assert {row["rule"] for row in result["sweep"]} == {"entropy", "confidence", "patience"}
     for row in result["sweep"]:
