@@ -10,7 +10,8 @@ From top to bottom: configuration, model and data, training loop, evaluation, re
 method itself is in leebert.py; the line that calls it is `training_step`.
 
 A run leaves in its folder: config.json, tokenizer.json, log.jsonl (a line a logging step),
-model.safetensors (after every epoch) and result.json (at the end).
+model.safetensors (after every epoch), result.json (at the end) and, where matplotlib is installed,
+report.png.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from data import (
     toy_tokenizer,
 )
 from leebert import LossWeights, MultiExitBert, early_exit, set_depth_weights, training_step
+from picture import draw
 
 # --------------------------------------------------------------------------------------------------
 # 1. Configuration: one flat dataclass, which is also the command line
@@ -511,6 +513,10 @@ def run(config):
     write_json(result, folder / "result.json")
     report(result, w_ce, w_kd)
     print(f"\ntrained in {seconds:.0f} s; everything is in {folder}")
+    try:
+        print(f"picture: {draw(folder)}")
+    except ImportError as error:
+        print(f"no picture ({error}): pip install matplotlib, then python picture.py {folder}")
     return folder
 
 

@@ -1,7 +1,9 @@
 """train.py through its real command line, and the parts of it that can be wrong in silence."""
 
+import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -71,10 +73,11 @@ def options(workplace, **more):
     return [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
 
 
-def command(*args):
+def command(*args, **environment):
     return subprocess.run(
-        [sys.executable, *map(str, args)], cwd=ROOT, capture_output=True, text=True
-    )
+        [sys.executable, *map(str, args)], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
 
 
 def without_clocks(result):
@@ -117,9 +120,9 @@ def test_another_seed_is_another_run(workplace, finished):
 
 def test_what_a_run_leaves(finished):
     folder, printed = finished[0]
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "config.json", "log.jsonl", "model.safetensors", "result.json", "tokenizer.json",
-    ]  # fmt: skip
+    left = {"config.json", "log.jsonl", "model.safetensors", "result.json", "tokenizer.json"}
+    drawn = {"report.png"} if importlib.util.find_spec("matplotlib") else set()
+    assert {p.name for p in folder.iterdir()} == left | drawn
     result = json.loads((folder / "result.json").read_text())
     assert result["task"] == "sst2" and result["metric"] == "acc" and result["seed"] == 0
     assert result["method"] == {"teachers": "all", "weights": "learned", "optimize": "cross"}
@@ -135,6 +138,16 @@ def test_what_a_run_leaves(finished):
     assert log[-1]["w_ce"] == result["weights"]["ce"] != [1, 1, 1]
     assert "d1 30 examples, d2 30" in printed and "0 newly initialised" in printed
     assert "sst2: train 60, dev 30 examples, on cpu" in printed and "0:00 left" in printed
+
+
+def test_a_run_without_matplotlib_says_so_and_is_whole(workplace, tmp_path):
+    write(tmp_path / "matplotlib" / "__init__.py", "raise ModuleNotFoundError('not here')\n")
+    done = command("train.py", *options(workplace, out=tmp_path / "run"), PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "result.json").exists()
+    assert not (tmp_path / "run" / "report.png").exists()
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("no picture (not here): pip install matplotlib, then python picture.py")
 
 
 def test_the_saved_model_answers_what_the_result_says(workplace, finished):
