@@ -329,12 +329,16 @@ def main():
     if len(sys.argv) > 1:
         try:
             bert = load_bert(sys.argv[1])
-            words = (Path(sys.argv[1]) / "vocab.txt").read_text(encoding="utf-8").split("\n")
-            vocab = {word: number for number, word in enumerate(words)}
+            path = Path(sys.argv[1]) / "tokenizer.json"
+            if path.exists():
+                vocab = json.loads(path.read_text(encoding="utf-8"))["model"].get("vocab", {})
+            else:
+                words = path.with_name("vocab.txt").read_text(encoding="utf-8").split("\n")
+                vocab = {word: number for number, word in enumerate(words)}
             encoding = BertWordPieceTokenizer(vocab).encode(sentence)
             bert.embed(torch.tensor([encoding.ids]))  # too long?
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+        except (ValueError, OSError, LookupError, TypeError) as error:  # the last: no [SEP]
+            print(f"error: {sys.argv[1]}: {error}", file=sys.stderr)
             sys.exit(2)
         tokens, input_ids = encoding.tokens, torch.tensor([encoding.ids])
     else:

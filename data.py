@@ -9,6 +9,18 @@ The rule of the splits. Every number of this project stands or falls with it:
 
 d1 and d2 are cut from train by `split_train`, and only for a method that reads d2.
 
+    symbol  meaning                               in the code               shape
+    N       examples of a split                   Task.train, .dev, .test   lists of Example
+    C       classes                               Task.num_classes
+    y       labels, 0..C-1; -1: unknown           Batch.labels              (B,)
+    B, T    examples in a batch, its longest one in tokens
+    ids     numbers of the tokens                 Batch.input_ids           (B, T)
+    types   0 first sentence, 1 second            Batch.token_type_ids      (B, T)
+    mask    1 token, 0 padding                    Batch.attention_mask      (B, T)
+
+Sources: the cut in two, LeeBERT [reported]; tasks, files and metrics, GLUE (Wang et al. 2019);
+tokens, BERT (Devlin et al. 2019); the built-in task, buckets and all else, ours.
+
     python data.py                                  # the built-in task: examples, labels, lengths
     python data.py --task rte --data-dir data
     python data.py --train-file my-train.tsv --dev-file my-dev.tsv

@@ -457,15 +457,23 @@ def load_run(folder):
 
 
 def explain(model, tokenizer, labels, *sentences):
-    """Print what each exit answers to a sentence (or a pair), and where each rule would stop."""
+    """Print what each exit answers to a sentence (or a pair), and where each rule would stop.
+
+    ValueError if a sentence has no word that the model knows: its answer would mean nothing.
+    """
     encoding = tokenizer.encode(*sentences)
+    of = zip(encoding.tokens, encoding.sequence_ids, strict=True)  # None: [CLS] and [SEP]
+    if len({number for token, number in of if token != "[UNK]"} - {None}) < len(sentences):
+        raise ValueError("a sentence without any word of the model's vocabulary")
+    if encoding.overflowing:
+        print(f"cut to {len(encoding.ids)} tokens (--max-length), as in training")
     ids, types = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
     with torch.no_grad():
         logits = model(ids, types)  # (M, 1, C)
     print("tokens:", " ".join(encoding.tokens), "\n")
-    print("exit  answer          " + "  ".join(f"p({name})"[:16].rjust(16) for name in labels))
+    print("exit  answer          " + "  ".join(f"p({name})"[:18].rjust(18) for name in labels))
     for m, p in enumerate(logits[:, 0].softmax(dim=-1), start=1):
-        row = "  ".join(f"{x:16.3f}" for x in p.tolist())
+        row = "  ".join(f"{x:18.3f}" for x in p.tolist())
         print(f"{m:>4}  {labels[int(p.argmax())]:<16}{row}")
     print()
     for rule, threshold in (
@@ -491,10 +499,13 @@ def main():
         sys.exit(2)
     try:
         model, tokenizer, config = load_run(sys.argv[1])
+        if config.get("pairs", len(sys.argv) == 4) != (len(sys.argv) == 4):
+            wanted = "pairs of sentences" if config["pairs"] else "single sentences"
+            raise ValueError(f"{sys.argv[1]}: trained on {wanted}")
+        explain(model, tokenizer, config["labels"], *sys.argv[2:])
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    explain(model, tokenizer, config["labels"], *sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,17 @@
 From top to bottom: configuration, model and data, training loop, evaluation, report, main. The
 method itself is in leebert.py; the line that calls it is `training_step`.
 
+    symbol  meaning                                 in the code         source of the value
+    Theta   what the loss L moves; its step         lr                  as others fine-tune BERT
+    Omega   what the judgement G moves; eta         omega_lr            ours
+    xi      step of the look-ahead                  step_size           DARTS: that of Theta
+    lambda  share of d1 in G                        lam                 ours
+    tau     temperature of the distillation         temperature         ours: 1, none
+    w       weights of the loss terms               w_ce, w_kd          (M,) and (M, M), leebert.py
+    M, N    exits, examples of dev
+            M N / sum of the exit layers            speedup_layers      PABEE and its followers
+            time at full depth / time with exits    speedup_wall        measured side by side
+
 A run leaves in its folder: config.json, tokenizer.json, log.jsonl (a line a logging step),
 model.safetensors (after every epoch), result.json (at the end) and, where matplotlib is installed,
 report.png.
@@ -482,7 +493,8 @@ def run(config):
     dev_set = encode(tokenizer, task.dev, config.max_length)
     tokenizer.save(str(folder / "tokenizer.json"))
     bert = asdict(model.bert.config)
-    write_json({**asdict(config), "bert": bert, "labels": task.labels}, folder / "config.json")
+    facts = {"bert": bert, "labels": task.labels, "pairs": task.train[0].text_b is not None}
+    write_json({**asdict(config), **facts}, folder / "config.json")
 
     start = time.perf_counter()
     train(config, model, loss_weights, train_set, folder)

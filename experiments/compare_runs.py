@@ -22,7 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-NOT_SETTINGS = {"seed", "out", "device", "log_every", "data_dir", "cache_dir", "bert", "labels"}
+NOT_SETTINGS = {
+    "seed",
+    "out",
+    "device",
+    "log_every",
+    "data_dir",
+    "cache_dir",
+    "bert",
+    "labels",
+    "pairs",
+}
 SPEEDUPS = (1.25, 1.5, 2.0, 3.0)  # in layers
 
 

@@ -19,7 +19,7 @@ from test_data import write
 import leebert
 import train
 from bert import NAMES, Bert, BertConfig
-from data import encode, load_task
+from data import Example, encode, load_task
 from train import Config, by_level, learning_rate, operating_point, parse
 
 ROOT = Path(__file__).parent.parent
@@ -169,6 +169,57 @@ def test_a_sentence_exit_by_exit(finished):
     assert [row[0] for row in rows] == ["1", "2", "3"]
     assert all(float(row[2]) + float(row[3]) == pytest.approx(1, abs=0.002) for row in rows)
     assert done.stdout.count("leaves at exit") == 4
+
+
+def test_a_sentence_that_the_run_cannot_answer(finished):
+    folder = finished[0][0]
+    for sentences, message in (
+        (["xyzzy"], "a sentence without any word of the model's vocabulary"),
+        ([""], "a sentence without any word of the model's vocabulary"),
+        (["the film", "was good"], "trained on single sentences"),
+    ):
+        done = command("leebert.py", folder, *sentences)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+    done = command("leebert.py", folder, "the film was good " * 10)
+    assert done.returncode == 0 and "cut to 16 tokens (--max-length)" in done.stdout
+
+
+def test_a_checkpoint_is_walked_through_with_either_vocabulary(workplace, finished, tmp_path):
+    """vocab.txt, or the tokenizer.json that a run saved of it: the same tokens, the same states."""
+    for name in ("config.json", "model.safetensors"):
+        write(tmp_path / name, (workplace / "bert" / name).read_bytes())
+    write(tmp_path / "tokenizer.json", (finished[0][0] / "tokenizer.json").read_bytes())
+    printed = [command("bert.py", folder, "The film") for folder in (workplace / "bert", tmp_path)]
+    one, two = (p.stdout.partition("\n")[2] for p in printed)  # line 1 names the folder
+    assert one == two and printed[1].returncode == 0, printed[1].stderr
+    assert two.startswith("tokens: [CLS] the film [SEP]")
+    for content in ("{}", '{"model": {}}', "{", '{"model": {"vocab": {"a": 0}}}'):
+        write(tmp_path / "tokenizer.json", content)
+        done = command("bert.py", tmp_path, "The film")
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_pair_exit_by_exit(workplace, tmp_path):
+    rows = "".join(f"{a}\t{b}\t{int(a == b)}\n" for a in WORDS[:4] for b in WORDS[:4])
+    path = write(tmp_path / "pairs.tsv", "text_a\ttext_b\tlabel\n" + rows)
+    argv = [o for o in options(workplace, out=tmp_path / "run") if "task=" not in o]
+    train.run(parse([*argv, f"--train-file={path}", f"--dev-file={path}"]))
+    done = command("leebert.py", tmp_path / "run", "good", "not bad")
+    assert done.returncode == 0, done.stderr
+    assert "tokens: [CLS] good [SEP] not bad [SEP]" in done.stdout
+    model, tokenizer, config = leebert.load_run(tmp_path / "run")
+    encoded = encode(tokenizer, [Example("good", "not bad", 0)], 16)
+    p = model(*train.collate(encoded, np.array([0]))[:3])[:, 0].softmax(dim=-1)  # (M, C)
+    rows = [line.split() for line in done.stdout.splitlines() if line[:4].strip().isdigit()]
+    printed = [[float(x) for x in row[2:]] for row in rows]
+    assert np.allclose(printed, p.detach(), atol=6e-4)
+    for sentences, message in (
+        (["good"], "trained on pairs of sentences"),
+        (["good", "xyzzy"], "a sentence without any word of the model's vocabulary"),
+    ):
+        done = command("leebert.py", tmp_path / "run", *sentences)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
 
 
 def test_every_method_trains(workplace, tmp_path):
