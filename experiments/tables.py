@@ -1,8 +1,8 @@
-"""Write the numbers of README.md, from the files in results/, between its markers.
+"""Write the numbers of README.md and docs/faq.md, from the files in results/, between markers.
 
-    python experiments/tables.py             # rewrite README.md; unchanged if it is up to date
+    python experiments/tables.py             # rewrite both; unchanged if they are up to date
 
-A block of the README looks like this, and the text between the two lines is replaced:
+A block looks like this, and the text between the two lines is replaced:
 
     <!-- table: NAME -->
     <!-- end -->
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/faq.md")
 
 
 def load(name):
@@ -82,11 +83,15 @@ def redraw():
     return "\n".join(lines)
 
 
-def seeds():
+def toy_runs():
     """Toy, the README's first command, over seeds."""
     files = [ROOT / "results" / "toy" / "result.json"]
     files += sorted((ROOT / "results" / "toy-seeds").glob("s*.json"))
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+
+
+def seeds():
+    runs = toy_runs()
     first, last = ([run["exits"][m]["acc"] for run in runs] for m in (0, -1))
     return (
         f"Over {len(runs)} seeds, accuracy on dev in percent, mean and standard deviation: first "
@@ -94,9 +99,27 @@ def seeds():
     )
 
 
+def band():
+    """Toy: every exit over seeds, with its extremes."""
+    runs = toy_runs()
+    exits = np.array([[row["acc"] for row in run["exits"]] for run in runs]).T  # (M, runs)
+    lines = [
+        "| exit | " + " | ".join(str(m) for m in range(1, len(exits) + 1)) + " |",
+        "|---" * (len(exits) + 1) + "|",
+    ]
+    for name, number in (
+        (f"mean and std, {len(runs)} seeds", spread),
+        ("lowest", lambda x: percent(min(x))),
+        ("highest", lambda x: percent(max(x))),
+    ):
+        lines.append(f"| {name} | " + " | ".join(number(x) for x in exits) + " |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "first-run": first_run,
     "seeds": seeds,
+    "band": band,
     "redraw": redraw,
     "rte": lambda: real_run("rte-minilm"),
     "sst2": lambda: real_run("sst2-minilm"),
@@ -104,7 +127,7 @@ TABLES = {
 
 
 def fill(text):
-    """README text -> the same with every block made anew. KeyError for a block we cannot make."""
+    """A page's text -> the same with every block made anew. KeyError for a block we cannot make."""
 
     def block(match):
         return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
@@ -113,10 +136,10 @@ def fill(text):
 
 
 def main():
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    path.write_text(fill(text), encoding="utf-8")
-    print("README.md", "is up to date" if fill(text) == text else "rewritten")
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        (ROOT / page).write_text(fill(text), encoding="utf-8")
+        print(page, "is up to date" if fill(text) == text else "rewritten")
 
 
 if __name__ == "__main__":

@@ -111,6 +111,13 @@ def test_two_runs_with_one_seed_are_identical(finished):
         assert all(a[k] == b[k] for k in ("step", "ce", "kd", "w_ce", "w_kd"))
 
 
+def test_two_equal_runs_compare_as_equal(finished):
+    done = command("experiments/compare_runs.py", *(folder for folder, _ in finished))
+    assert done.returncode == 0, done.stderr
+    assert "they differ in: nothing, of " in done.stdout and done.stdout.count("+0.0") > 4
+    assert "yes " not in done.stdout and " ? " not in done.stdout
+
+
 def test_another_seed_is_another_run(workplace, finished):
     out = workplace / "other seed"  # with a space in its path
     train.run(parse(options(workplace, out=out, seed=1)))
