@@ -192,7 +192,7 @@ def draw_plane(axes, model, d1, d2, xi):
         axes.text(at[0] + shift[0], at[1] + shift[1], name, ha="center", fontsize=11)
 
     offsets = ((0, 0.08), (0, 0), (0, -0.08), (0, 0))  # two of the four lie on one line
-    names = ((-0.1, 0.07), (0.1, 0.07), (0, -0.25), (-0.05, -0.22))
+    names = ((-0.25, 0.06), (0.1, 0.06), (0.12, -0.26), (-0.1, -0.22))
     for name, pull, offset, shift in zip(TERMS, pulls, offsets, names, strict=True):
         gains = pull @ -v > 0
         color, line = ("tab:blue", "-") if gains else ("tab:red", "--")
@@ -201,7 +201,7 @@ def draw_plane(axes, model, d1, d2, xi):
     arrow(there, -3 * v, "-v", (0.12, 0.05), color="black", linewidth=3)
     axes.plot(*zip(start, there, strict=True), ":", color="black", linewidth=1.5)
     point(start, "o", "Theta", (-0.3, 0.1))
-    point(there, "s", "Theta'", (0.3, -0.2))
+    point(there, "s", "Theta'", (0.3, -0.12))
     share = d2.labels.double().mean().logit()
     point((share, 0 * share if model.shared else share), "*", "least F(D2)", (0, -0.25))
 
@@ -214,19 +214,22 @@ def draw(folder=FOLDER):
     import matplotlib.pyplot as plt
 
     d1, d2, xi = labelled(1, 1, 1, 0), labelled(1, 1, 1, 1, 0), 4 / 3 * log(2)
-    figure, both = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, both = plt.subplots(1, 2, figsize=(10, 3.9), layout="constrained")
     for axes, shared, second, low in zip(
         both, (False, True), (0.0, log(3)), (-1, -0.6), strict=True
     ):
-        axes.set(xlim=(-2.2, 2.0), ylim=(low, low + 3), aspect="equal")
+        axes.set(xlim=(-2.0, 1.8), ylim=(low, low + 2.7), aspect="equal")
         draw_plane(axes, TwoExits(-log(3), second, shared), d1, d2, xi)
-        axes.text(-2.1, low + 0.1, "here: loses", bbox=dict(color="0.88", pad=2))
+        axes.text(-1.9, low + 0.1, "here: loses", bbox=dict(color="0.88", pad=2))
+    figure.suptitle("contours: held-out loss F(D2); arrows from Theta: where each term pulls")
     both[0].set(xlabel="theta_1: exit 1", ylabel="theta_2: exit 2")
     both[1].set(xlabel="theta_1: both exits", ylabel="theta_2: exit 2 only")
     figure.savefig(folder / "hypergradient.png", dpi=80)
 
     figure, both = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True, layout="constrained")
-    for axes, optimize, rule in zip(both, ("single", "bilevel"), ("L(D1)", "F(D2)"), strict=True):
+    for axes, optimize, rule in zip(
+        both, ("single", "bilevel"), ("L(D1)", "F(D2) after the step"), strict=True
+    ):
         history = run(optimize, d1, d2, xi)  # (steps + 1, 8)
         for k, style in enumerate(("-", "--", "-.", ":")):
             axes.plot(history[:, k], style, linewidth=2, label=TERMS[k])
