@@ -27,6 +27,7 @@ respect to Omega; 6 is one complete training step; 7 is inference that leaves ea
 import json
 import math
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -34,7 +35,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from torch.autograd import forward_ad
 from torch.func import functional_call, jvp
+from torch.overrides import TorchFunctionMode
 
 from bert import Bert, BertConfig, dropout, init_weights
 
@@ -267,18 +270,65 @@ def derivative_difference(terms, theta, v):
     return [(a - b) / (2 * eps) for a, b in zip(plus, minus, strict=True)]
 
 
-def cross_level(model, loss_weights, d1, d2, step_size, lam=1.0, method="forward", temperature=1.0):
+# Where does the time go? Into matrix products. Count one pass forward as 1 and one backward as 2,
+# since every product Y = X W has two in its derivative: a plain step costs 3, a bi-level step 3 for
+# grad L, 3 for v, and then 3 for derivative_forward: for each product Y, dX W and X dW. But Y, at
+# the same theta with the same dropout, was in the first pass already. Who remembers it pays 2, the
+# least there is. Tensor operations can be overheard by a TorchFunctionMode, so the model need not
+# know; all that is not a product is cheap, and is computed again.
+
+PRODUCTS = (F.linear, torch.Tensor.matmul)  # `x @ y` comes by as Tensor.matmul
+
+
+class Remember(TorchFunctionMode):
+    """Inside `with Remember(products):` the result of each product is appended to the list."""
+
+    def __init__(self, products):
+        super().__init__()
+        self.products = products
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function in PRODUCTS:
+            self.products.append(result.detach())
+        return result
+
+
+class Recall(Remember):
+    """Inside, a product of dual numbers takes its value from the list; its derivative is new."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function not in PRODUCTS:
+            return function(*args, **(kwargs or {}))
+        (x, dx), (w, dw), *bias = (forward_ad.unpack_dual(arg) for arg in args)
+        derivative = function(x, dw, *(db for _, db in bias))  # X dW (+ db)
+        if dx is not None:
+            derivative = derivative + function(dx, w)  # dX W
+        return forward_ad.make_dual(self.products.pop(0), derivative)
+
+
+def derivative_reuse(terms, theta, v, products):
+    """derivative_forward with the products that a pass at the same theta has left behind."""
+    with Recall(products):
+        return derivative_forward(terms, theta, v)
+
+
+METHODS = ("reuse", "forward", "unrolled", "difference")
+
+
+def cross_level(model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse", temperature=1.0):
     """All that one step needs from one problem -> (ce, kd), grad_Theta L(D1), grad_Omega G.
 
     The gradients are lists, in the order of model.parameters() and of loss_weights.parameters().
     The gradient of L is computed for the look-ahead and serves for the real step as well. Nothing
     of the model is changed, neither parameters nor .grad. method: unrolled | forward | difference.
     """
-    if method not in ("unrolled", "forward", "difference"):
-        raise ValueError(f"method must be unrolled, forward or difference, not {method!r}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     theta, omega = dict(model.named_parameters()), list(loss_weights.parameters())
-    unrolled = method == "unrolled"
-    (ce, kd), loss, logits, seed = lower_level(model, loss_weights, d1, temperature)
+    unrolled, products = method == "unrolled", []
+    with Remember(products) if method == "reuse" else nullcontext():
+        (ce, kd), loss, logits, seed = lower_level(model, loss_weights, d1, temperature)
     gradient = torch.autograd.grad(loss, list(theta.values()), create_graph=unrolled)
     pairs = zip(theta.items(), gradient, strict=True)
     ahead = {name: p - step_size * g for (name, p), g in pairs}  # Theta'
@@ -299,16 +349,18 @@ def cross_level(model, loss_weights, d1, d2, step_size, lam=1.0, method="forward
             logits = lower_logits(model, theta, d1, seed)
             return loss_terms(logits, d1.labels, loss_weights.teachers, temperature, teacher)
 
-        derivative = derivative_forward if method == "forward" else derivative_difference
-        w, inner = loss_weights(), derivative(terms, theta, v)  # each (M,) and (M, M)
+        if method == "reuse":
+            inner = derivative_reuse(terms, theta, v, products)  # (M,) and (M, M)
+        else:
+            derivative = derivative_forward if method == "forward" else derivative_difference
+            inner = derivative(terms, theta, v)
+        w = loss_weights()
         dw = [(-step_size * x).to(w[0].dtype) for x in inner]  # dG/dw_k
         hyper = torch.autograd.grad(w, omega, grad_outputs=dw)
     return (ce.detach(), kd.detach()), [g.detach() for g in gradient], list(hyper)
 
 
-def hypergradient(
-    model, loss_weights, d1, d2, step_size, lam=1.0, method="forward", temperature=1.0
-):
+def hypergradient(model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse", temperature=1.0):
     """grad_Omega [ F(D2; Theta') + lam * F(D1; Theta') ] -> tensors as loss_weights.parameters().
 
     d1, d2: batches with input_ids, token_type_ids, attention_mask (B, T) and labels (B,). step_size
@@ -404,7 +456,7 @@ def patience_rule(history, threshold):
 RULES = {"entropy": entropy_rule, "confidence": confidence_rule, "patience": patience_rule}
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def early_exit(model, batch, rule, threshold):
     """Predict each example at the first exit where the rule lets it leave, or at the last exit.
 

@@ -392,7 +392,7 @@ def check_3(leebert, bert):
         through_weights(weights, [-xi * g @ v for g in term_gradients(model, weights, d1, detach)])
         for detach in (False, True)
     )
-    for method in ("unrolled", "forward", "difference"):
+    for method in ("unrolled", "reuse", "forward", "difference"):
         what = f"the hypergradient of method {method!r}"
         sentence = (
             f"distillation is right, but {what} is incomplete: cross_level gives its terms the "

@@ -289,7 +289,7 @@ SOLUTIONS[7] = [
             return torch.stack([cosine(x) for x in ce]), torch.stack(rows)
         """,
     ),
-    ("text", '("unrolled", "forward", "difference"):', '("unrolled", "forward", "align"):'),
+    ("text", '"unrolled", "difference")', '"unrolled", "difference", "align")'),
     (
         "text",
         "        hyper = torch.autograd.grad(w, omega, grad_outputs=dw)",
@@ -311,7 +311,7 @@ MISTAKES[7] = [
      "sum(F.cosine_similarity(x.flatten(), y.flatten(), 0) for x, y in zip(g, v))"),
     ("leaves something in .grad", "theta = dict", "model.exits[0].bias.sum().backward()\n"
      "            theta = dict"),
-    ("give cross_level a method 'align'", '"forward", "align"', '"forward"'),
+    ("give cross_level a method 'align'", ', "difference", "align")', ', "difference")'),
     ("the sign is wrong: Omega descends", "[-x for x in alignment", "[x for x in alignment"),
     ("no step size", "[-x for x in alignment", "[-step_size * x for x in alignment"),
     ("still the inner product", "if method == 'align':", "if False:"),

@@ -29,7 +29,8 @@ from leebert import (
     training_step,
 )
 
-METHODS = ("unrolled", "forward", "difference")
+EXACT = ("reuse", "forward", "unrolled")
+METHODS = (*EXACT, "difference")
 
 
 def random_logits(M=4, B=5, C=3, scale=2.0):
@@ -206,7 +207,7 @@ def test_hypergradient_equals_separate_backward_passes(teachers, method):
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["unrolled", "forward"])
+@pytest.mark.parametrize("method", EXACT)
 def test_gradcheck_of_the_whole_map(method):
     """Numerically: Omega -> G = F(D2; Theta') + lambda F(D1; Theta'), Theta' by backward."""
     model, weights, d1, d2 = problem()
@@ -235,12 +236,13 @@ def test_gradcheck_of_the_whole_map(method):
 
 
 def test_temperature_reaches_the_hypergradient():
-    """All three forms at tau = 2, and different from tau = 1."""
+    """All forms at tau = 2, and different from tau = 1."""
     model, weights, d1, d2 = problem()
     one = hypergradient(model, weights, d1, d2, 0.1)[1]
     two = [hypergradient(model, weights, d1, d2, 0.1, 1.0, m, temperature=2.0)[1] for m in METHODS]
     torch.testing.assert_close(two[0], two[1], atol=1e-12, rtol=0)
-    torch.testing.assert_close(two[0], two[2], atol=1e-4, rtol=0)
+    torch.testing.assert_close(two[0], two[2], atol=1e-12, rtol=0)
+    torch.testing.assert_close(two[0], two[3], atol=1e-4, rtol=0)
     assert (one - two[0]).abs().max() > 1e-3
 
 
@@ -280,7 +282,7 @@ def test_cross_is_bilevel_on_d2_plus_lambda_times_bilevel_on_d1(method):
 
 
 def test_the_second_pass_sees_the_same_dropout():
-    """With dropout the three forms agree for one seed; another seed gives something else.
+    """With dropout the forms agree for one seed; another seed gives something else.
 
     `unrolled` has only one pass over D1, so it cannot mix up masks, and is the reference.
     """
@@ -292,10 +294,11 @@ def test_the_second_pass_sees_the_same_dropout():
     torch.manual_seed(6)
     other = hypergradient(model, weights, d1, d2, 0.1, 0.7, "unrolled")
     for k in range(2):
-        torch.testing.assert_close(result["forward"][k], result["unrolled"][k], atol=1e-12, rtol=0)
-        torch.testing.assert_close(
-            result["difference"][k], result["unrolled"][k], atol=1e-4, rtol=0
-        )
+        for method in METHODS:
+            tolerance = 1e-12 if method in EXACT else 1e-4
+            torch.testing.assert_close(
+                result[method][k], result["unrolled"][k], atol=tolerance, rtol=0
+            )
         assert (other[k] - result["unrolled"][k]).abs().max() > 1e-3
 
 
@@ -346,7 +349,7 @@ def test_the_gradient_of_the_real_step_is_that_of_L(method):
 
 
 def test_an_unknown_method_is_an_error():
-    with pytest.raises(ValueError, match="unrolled, forward or difference, not 'magic'"):
+    with pytest.raises(ValueError, match="reuse, forward, unrolled, difference, not 'magic'"):
         hypergradient(*problem(), 0.1, 1.0, "magic")
 
 
