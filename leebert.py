@@ -278,6 +278,7 @@ def derivative_difference(terms, theta, v):
 # know; all that is not a product is cheap, and is computed again.
 
 PRODUCTS = (F.linear, torch.Tensor.matmul)  # `x @ y` comes by as Tensor.matmul
+SCALINGS = (torch.Tensor.mul, torch.Tensor.div)  # `x * y`, `x / y`
 
 
 class Remember(TorchFunctionMode):
@@ -295,16 +296,25 @@ class Remember(TorchFunctionMode):
 
 
 class Recall(Remember):
-    """Inside, a product of dual numbers takes its value from the list; its derivative is new."""
+    """Inside, a product of dual numbers takes its value from the list; its derivative is new.
+
+    Scaling by what has no derivative is done here too, only because torch takes 0.1 ms over it.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function not in PRODUCTS:
+        if function not in PRODUCTS + SCALINGS:
             return function(*args, **(kwargs or {}))
-        (x, dx), (w, dw), *bias = (forward_ad.unpack_dual(arg) for arg in args)
-        derivative = function(x, dw, *(db for _, db in bias))  # X dW (+ db)
-        if dx is not None:
-            derivative = derivative + function(dx, w)  # dX W
-        return forward_ad.make_dual(self.products.pop(0), derivative)
+        (x, dx), (w, dw), *bias = (
+            forward_ad.unpack_dual(arg) if torch.is_tensor(arg) else (arg, None) for arg in args
+        )
+        if function in PRODUCTS:
+            derivative = function(x, dw, *(db for _, db in bias))  # X dW (+ db)
+            if dx is not None:
+                derivative = derivative + function(dx, w)  # dX W
+            return forward_ad.make_dual(self.products.pop(0), derivative)
+        if dx is None or dw is not None:
+            return function(*args)
+        return forward_ad.make_dual(function(x, w), function(dx, w))
 
 
 def derivative_reuse(terms, theta, v, products):
@@ -316,15 +326,19 @@ def derivative_reuse(terms, theta, v, products):
 METHODS = ("reuse", "forward", "unrolled", "difference")
 
 
-def cross_level(model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse", temperature=1.0):
+def cross_level(
+    model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse", temperature=1.0, d1_judge=None
+):
     """All that one step needs from one problem -> (ce, kd), grad_Theta L(D1), grad_Omega G.
 
     The gradients are lists, in the order of model.parameters() and of loss_weights.parameters().
     The gradient of L is computed for the look-ahead and serves for the real step as well. Nothing
-    of the model is changed, neither parameters nor .grad. method: unrolled | forward | difference.
+    of the model is changed, neither parameters nor .grad. d1_judge: the examples of D1 that F(D1)
+    is made of, by default all of d1.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    d1_judge = d1 if d1_judge is None else d1_judge
     theta, omega = dict(model.named_parameters()), list(loss_weights.parameters())
     unrolled, products = method == "unrolled", []
     with Remember(products) if method == "reuse" else nullcontext():
@@ -335,12 +349,12 @@ def cross_level(model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse",
 
     if unrolled:
         # The definition: Theta' is a function of Omega, and autograd differentiates through it.
-        judgement = upper_loss(model, ahead, d1, d2, lam)
+        judgement = upper_loss(model, ahead, d1_judge, d2, lam)
         hyper = torch.autograd.grad(judgement, omega, materialize_grads=True)
     else:
         # The formula: v, then < v, grad l_k > for all k, then the chain rule through w(Omega).
         ahead = {name: p.detach().requires_grad_() for name, p in ahead.items()}
-        judgement = upper_loss(model, ahead, d1, d2, lam)
+        judgement = upper_loss(model, ahead, d1_judge, d2, lam)
         v = dict(zip(ahead, torch.autograd.grad(judgement, list(ahead.values())), strict=True))
         theta = {name: p.detach() for name, p in theta.items()}
         teacher = logits.detach()
@@ -364,8 +378,9 @@ def hypergradient(model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse
     """grad_Omega [ F(D2; Theta') + lam * F(D1; Theta') ] -> tensors as loss_weights.parameters().
 
     d1, d2: batches with input_ids, token_type_ids, attention_mask (B, T) and labels (B,). step_size
-    is xi. method: `unrolled`, the definition; `forward`, exact, with about half of its extra
-    memory; `difference`, approximate. ValueError for another method.
+    is xi. method: `reuse`, exact and fast; `forward`, the same without the trick; `unrolled`, the
+    definition, as fast but with the graph of a gradient in memory; `difference`, approximate.
+    ValueError for another method.
     """
     return cross_level(model, loss_weights, d1, d2, step_size, lam, method, temperature)[2]
 
@@ -385,7 +400,7 @@ def hypergradient(model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse
 def gradients(model, loss_weights, d1, d2, optimize, **options):
     """-> (ce, kd), grad_Theta L(D1), and what Omega descends: a list, or None if it stays.
 
-    d2 is read by bilevel and cross only. options: step_size, lam, method, temperature.
+    d2 is read by bilevel and cross only. options: step_size, lam, method, temperature, d1_judge.
     """
     if optimize in ("bilevel", "cross"):
         options["lam"] = options["lam"] if optimize == "cross" else 0.0

@@ -571,3 +571,19 @@ def test_who_has_left_is_not_computed():
 def test_an_unknown_rule_is_an_error():
     with pytest.raises(ValueError, match="entropy, confidence, patience.*, not 'mood'"):
         early_exit(tiny_model(), random_batch(), "mood", 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_judgement_may_see_only_some_of_d1(method):
+    """v comes from F(D2) and the judge's part of D1; L and its terms from all of D1."""
+    model, weights, d1, d2 = problem()
+    judge = Batch(*(x[::2] for x in d1))
+    _, gradient, hyper = cross_level(
+        model, weights, d1, d2, 0.1, 0.7, method, temperature=1.0, d1_judge=judge
+    )
+    on_d2, on_judge = (cross_level(model, weights, d1, d, 0.1, 0.0, method)[2] for d in (d2, judge))
+    tolerance = 1e-4 if method == "difference" else 1e-12
+    for h, a, b in zip(hyper, on_d2, on_judge, strict=True):
+        torch.testing.assert_close(h, a + 0.7 * b, atol=tolerance, rtol=0)
+    whole = cross_level(model, weights, d1, d2, 0.1, 0.7, method)[1]
+    assert all(torch.equal(a, b) for a, b in zip(gradient, whole, strict=True))

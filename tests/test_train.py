@@ -300,6 +300,39 @@ def test_only_methods_that_read_d2_give_it_away(workplace, monkeypatch):
 # Parts
 
 
+@pytest.mark.parametrize(
+    ("change", "sizes"),
+    [
+        (dict(optimize="bilevel"), {(8, 8, None)}),
+        (dict(optimize="cross"), {(8, 4, 4)}),
+        (dict(optimize="cross", lam=3.0), {(8, 2, 6)}),
+        (dict(optimize="cross", omega_every=2), {(8, 4, 4), (8, None, None)}),
+        (dict(optimize="single"), {(8, None, None)}),
+    ],
+)
+def test_the_judgement_sees_one_batch_in_the_ratio_of_lambda(workplace, monkeypatch, change, sizes):
+    """How many examples L, F(D2) and F(D1) are made of."""
+    seen = []
+
+    def spy(model, loss_weights, first, second, d1, d2, optimize, max_norm, **options):
+        judge = options["d1_judge"] if optimize == "cross" else None
+        seen.append(tuple(None if b is None else len(b.labels) for b in (d1, d2, judge)))
+        if judge is not None:  # they are the batch's own
+            rows = [row.tolist() for row in d1.input_ids]
+            assert all(row.tolist() in rows for row in judge.input_ids)
+        return torch.zeros(3), torch.zeros(3, 3)
+
+    monkeypatch.setattr(train, "training_step", spy)
+    monkeypatch.setattr(train, "save", lambda *a: None)
+    config = replace(parse(options(workplace)), train_examples=32, **change)
+    task, tokenizer, model = train.prepare(config)
+    encoded = encode(tokenizer, task.train, 16)
+    train.train(config, model, leebert.LossWeights(3), encoded, workplace)
+    assert set(seen) == sizes
+    if len(sizes) == 2:
+        assert [d2 is None for _, d2, _ in seen] == [False, True, False, True] * 2
+
+
 def test_learning_rate_rises_and_falls_linearly():
     config = Config(lr=1.0, warmup=0.25)
     rates = [learning_rate(step, 8, config) for step in range(8)]
