@@ -116,7 +116,108 @@ def band():
     return "\n".join(lines)
 
 
+def measured(part):
+    """Figures of experiments/benchmark.py."""
+    path = ROOT / "results" / "benchmark.json"
+    return json.loads(path.read_text(encoding="utf-8"))[part]["figures"]
+
+
+def table(head, rows):
+    """Cells -> lines of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def machine():
+    path = ROOT / "results" / "benchmark.json"
+    one = json.loads(path.read_text(encoding="utf-8"))["step"]["machine"]
+    return f"{one['threads']} threads of an {one['cpu']} CPU, torch {one['torch']}, float32."
+
+
+def step_table():
+    """Ratio to a plain step, extra memory, error: one row a method, BERT-base and MiniLM."""
+    sizes = [f for name, f in measured("step").items() if not name.startswith("toy")]
+    base = [f["rows"]["plain (uniform weights)"] for f in sizes]
+    rows = []
+    for name in sizes[0]["rows"]:
+        cells, error = [name], ""
+        for figures, plain in zip(sizes, base, strict=True):
+            row = figures["rows"][name]
+            if row is None:
+                cells += ["not installed", ""]
+                continue
+            low, high = row["quartiles"]
+            cells.append(f"{row['ratio']:.2f} ({low:.2f} - {high:.2f})")
+            cells.append(f"{(row['peak_mb'] - plain['peak_mb']) / 1000:+.2f} GB")
+            error = f"{row['error']:.0e}" if "error" in row else error
+        rows.append([*cells, error])
+    plain = (f"{p['seconds']:.2f} s and {p['peak_mb'] / 1000:.1f} GB" for p in base)
+    sizes = (f"{f['batch']} x {f['tokens']} tokens" for f in sizes)
+    words = [f"{size}: plain {cost}" for size, cost in zip(sizes, plain, strict=True)]
+    head = ["step", "BERT-base, time", "memory", "MiniLM, time", "memory", "error in float32"]
+    return table(head, rows) + "\n\n" + "; ".join(words) + ". " + machine()
+
+
+def every_table():
+    """Cost on MiniLM and accuracy on toy, by --omega-every."""
+    rows = []
+    for n in (1, 2, 4, 8):
+        files = sorted((ROOT / "results" / "toy-every").glob(f"n{n}-s*.json"))
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+        last, ce = [run["exits"][-1]["acc"] for run in runs], [run["w_ce"] for run in runs]
+        ratio = measured("every")[f"every {n}"]["ratio"]
+        cells = [n, f"{ratio:.2f}", f"{spread(last)} (n = {len(runs)})", f"{np.mean(ce):.2f}"]
+        rows.append(cells)
+    return table(["n", "step of cross", "toy, last exit", "mean weight of a cross-entropy"], rows)
+
+
+def growth_table():
+    rows = []
+    for name, case in measured("growth").items():
+        plain, ours = case["plain (uniform weights)"], case["bilevel, reuse"]
+        cells = [f"{1000 * x['seconds']:.0f} ms, {x['peak_mb']:.0f} MB" for x in (plain, ours)]
+        rows.append([name, *cells, f"{ours['ratio']:.2f}"])
+    return table(["bilevel step at H = 256", "plain", "bilevel", "ratio"], rows)
+
+
+def encoder_table():
+    rows = []
+    for size, kinds in measured("encoder").items():
+        for kind, found in kinds.items():
+            cells = [f"{1000 * found['ours']['seconds']:.0f} ms"]
+            for peer in ("transformers, eager", "transformers, sdpa", "matrix products alone"):
+                cells.append(f"{found[peer]['ratio']:.2f}" if peer in found else "")
+            rows.append([f"{kind}, {size} tokens", *cells])
+    for task, found in measured("dev").items():
+        if found:
+            cells = [f"{found['ours']['seconds']:.1f} s"]
+            cells += [f"{found[f'transformers, {a}']['ratio']:.2f}" for a in ("eager", "sdpa")]
+            rows.append([f"{task} dev, text to [CLS]", *cells, ""])
+    head = ["MiniLM", "ours", "transformers, eager", "transformers, sdpa", "matrix products alone"]
+    return table(head, rows)
+
+
+def exit_table():
+    rows = [
+        [
+            name,
+            f"{row['speedup_layers']:.2f}x",
+            f"{row['speedup_wall']:.2f}x",
+            f"{row['against_32']:.2f}x",
+            row["changed_predictions"],
+        ]
+        for name, row in measured("exit").items()
+    ]
+    head = ["SST-2 dev", "layers", "time", "time, against full depth in 32s", "changed answers"]
+    return table(head, rows)
+
+
 TABLES = {
+    "step": step_table,
+    "every": every_table,
+    "growth": growth_table,
+    "encoder": encoder_table,
+    "exit": exit_table,
     "first-run": first_run,
     "seeds": seeds,
     "band": band,
