@@ -11,8 +11,9 @@ d1 and d2 are cut from train by `split_train`, and only for a method that reads 
 
     symbol  meaning                               in the code               shape
     N       examples of a split                   Task.train, .dev, .test   lists of Example
-    C       classes                               Task.num_classes
-    y       labels, 0..C-1; -1: unknown           Batch.labels              (B,)
+    C       classes; 1: a number is learned       Task.num_classes
+    y       labels, 0..C-1, or a number (C = 1)   Batch.labels              (B,)
+            -1: unknown
     B, T    examples in a batch, its longest one in tokens
     ids     numbers of the tokens                 Batch.input_ids           (B, T)
     types   0 first sentence, 1 second            Batch.token_type_ids      (B, T)
@@ -53,7 +54,7 @@ from tokenizers.processors import BertProcessing
 class Example(NamedTuple):
     text_a: str
     text_b: str | None  # the second sentence of a pair
-    label: int  # index into Task.labels; -1 where the file has none
+    label: int | float  # index into Task.labels, or a score; -1 where the file has none
     level: int = 0  # difficulty, toy only
 
 
@@ -63,9 +64,10 @@ class Task:
     train: list
     dev: list
     test: list
-    labels: tuple  # their names, in the order of the classifier's outputs
+    labels: tuple  # names of the classifier's outputs, in their order; a single one: a number
     metrics: tuple  # the first one is the task's own
-    dev_mismatched: list = field(default_factory=list)  # mnli only: dev from other genres
+    dev_mismatched: list = field(default_factory=list)  # mnli only: dev and test from other genres
+    test_mismatched: list = field(default_factory=list)
 
     @property
     def num_classes(self):
@@ -75,11 +77,14 @@ class Task:
 def split_train(labels, fraction, rng):
     """Cut train in two, stratified by label -> indices of d1, indices of d2 (the given fraction).
 
-    labels: (N,) ints. rng: numpy Generator. ValueError if either part would be empty.
+    labels: (N,) ints, or floats, which have no classes: there every example counts as of one class,
+    since a random half of thousands has nearly the same scores. rng: numpy Generator. ValueError if
+    either part would be empty.
     """
     labels, d2 = np.asarray(labels), []
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
+    classes = np.zeros(len(labels)) if labels.dtype.kind == "f" else labels
+    for label in np.unique(classes):
+        members = rng.permutation(np.flatnonzero(classes == label))
         size = min(max(1, round(fraction * len(members))), len(members) - 1)  # both get some
         d2.append(members[:size])
     d2 = np.sort(np.concatenate(d2))
@@ -166,13 +171,15 @@ class Glue(NamedTuple):
     archive: str  # below GLUE_URL
     texts: tuple  # names of the one or two text columns
     label: str  # name of the label column; a file without it has no labels
-    labels: tuple  # as written in the file, in the order of the classifier's outputs
+    labels: tuple  # as written in the file, in the order of the classifier's outputs; or SCORE
     metrics: tuple
 
 
 BINARY = ("0", "1")
 ENTAILS = ("entailment", "not_entailment")
 THREE = ("entailment", "neutral", "contradiction")
+SCORE = ("score",)  # one output: a regression, 0 to HIGHEST
+HIGHEST = 5
 PAIR = ("sentence1", "sentence2")
 STRINGS = ("#1 String", "#2 String")
 ASKED = ("question1", "question2")
@@ -181,6 +188,7 @@ GLUE = {
     "sst2": Glue("SST-2", "SST-2.zip", ("sentence",), "label", BINARY, ("acc",)),
     "mrpc": Glue("MRPC", "mrpc_dev_ids.tsv", STRINGS, "Quality", BINARY, ("acc", "f1")),
     "qqp": Glue("QQP", "QQP-clean.zip", ASKED, "is_duplicate", BINARY, ("acc", "f1")),
+    "stsb": Glue("STS-B", "STS-B.zip", PAIR, "score", SCORE, ("pearson", "spearman")),
     "mnli": Glue("MNLI", "MNLI.zip", PAIR, "gold_label", THREE, ("acc",)),
     "qnli": Glue("QNLI", "QNLIv2.zip", ("question", "sentence"), "label", ENTAILS, ("acc",)),
     "rte": Glue("RTE", "RTE.zip", PAIR, "label", ENTAILS, ("acc",)),
@@ -234,13 +242,29 @@ def read_examples(spec, path):
     has_label = spec.label in rows[0][1]
     examples = []
     for number, row in rows:
-        if has_label and row[spec.label] not in spec.labels:
-            known = textwrap.shorten(", ".join(spec.labels), 60, placeholder=" ...")
-            raise ValueError(f"{path}:{number}: label {row[spec.label]!r} is not one of {known}")
         texts = [row[column] for column in spec.texts] + [None]
-        label = spec.labels.index(row[spec.label]) if has_label else -1
+        try:
+            label = read_label(spec, row[spec.label]) if has_label else -1
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: label {row[spec.label]!r} {error}") from None
         examples.append(Example(texts[0], texts[1], label))
     return examples
+
+
+def read_label(spec, text):
+    """The text of a label -> index into spec.labels, or a score. ValueError if it is neither."""
+    if spec.labels == SCORE:
+        try:
+            score = float(text)
+        except ValueError:
+            score = -1.0
+        if not 0 <= score <= HIGHEST:  # nan is not
+            raise ValueError(f"is not a number from 0 to {HIGHEST}")
+        return score
+    if text not in spec.labels:
+        known = textwrap.shorten(", ".join(spec.labels), 60, placeholder=" ...")
+        raise ValueError(f"is not one of {known}")
+    return spec.labels.index(text)
 
 
 def glue_task(name, data_dir):
@@ -248,15 +272,16 @@ def glue_task(name, data_dir):
     spec, folder = GLUE[name], Path(data_dir) / GLUE[name].folder
     suffixes = ("_matched", "_mismatched") if name == "mnli" else ("",)
     needed = [folder / "train.tsv", *(folder / f"dev{suffix}.tsv" for suffix in suffixes)]
+    tests = [folder / f"test{suffix}.tsv" for suffix in suffixes]
     if not all(path.exists() for path in needed):
-        download_glue(name, data_dir, [*needed, *(folder / f"test{s}.tsv" for s in suffixes)])
+        download_glue(name, data_dir, [*needed, *tests])
     train, *devs = (read_examples(spec, path) for path in needed)
     for path, examples in zip(needed, (train, *devs), strict=True):
         if examples[0].label < 0:
             raise ValueError(f"{path}:1: no label column {spec.label!r}")
-    test = folder / f"test{suffixes[0]}.tsv"
-    test = read_examples(spec, test) if test.exists() else []
-    return Task(name, train, devs[0], test, spec.labels, spec.metrics, *devs[1:])
+    tests = [read_examples(spec, path) if path.exists() else [] for path in tests]
+    matched = (devs[0], tests[0])
+    return Task(name, train, *matched, spec.labels, spec.metrics, *devs[1:], *tests[1:])
 
 
 OWN_TEXTS = ("text_a", "sentence", "text")  # names that the first text column may have
@@ -312,14 +337,27 @@ def f1(predictions, labels):
     return float(2 * hits / max(1, np.sum(predictions == 1) + np.sum(labels == 1)))
 
 
-def matthews(predictions, labels):
-    """Matthews correlation: Pearson's r of two 0/1 vectors; 0 if either is constant (CoLA)."""
-    p, y = predictions - predictions.mean(), labels - labels.mean()
-    scale = np.sqrt((p * p).sum() * (y * y).sum())
-    return float((p * y).sum() / scale) if scale > 0 else 0.0
+def pearson(predictions, labels):
+    """Pearson's r in float64; 0 if either is constant. Of two 0/1 vectors: Matthews correlation."""
+    if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    p, y = (np.asarray(x, dtype=np.float64) for x in (predictions, labels))
+    p, y = p - p.mean(), y - y.mean()
+    return float((p * y).sum() / np.sqrt((p * p).sum() * (y * y).sum()))
 
 
-METRICS = {"acc": accuracy, "f1": f1, "mcc": matthews}
+def ranks(values):
+    """Place of each value in the order of size, 1..N -> (N,). Equal values share their mean."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[which]
+
+
+def spearman(predictions, labels):
+    """Pearson's r of the ranks: is the order right, whatever the scale?"""
+    return pearson(ranks(predictions), ranks(labels))
+
+
+METRICS = {"acc": accuracy, "f1": f1, "mcc": pearson, "pearson": pearson, "spearman": spearman}
 
 # --------------------------------------------------------------------------------------------------
 # 4. From text to batches
@@ -392,7 +430,7 @@ class Encoded(NamedTuple):
     input_ids: list  # N lists of ids
     token_type_ids: list
     lengths: np.ndarray  # (N,) tokens
-    labels: np.ndarray  # (N,)
+    labels: np.ndarray  # (N,), int64 or float32
     pad: int
 
 
@@ -402,11 +440,12 @@ def encode(tokenizer, examples, max_length):
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     texts = [e.text_a if e.text_b is None else (e.text_a, e.text_b) for e in examples]
     encodings = tokenizer.encode_batch(texts)
+    labels = np.array([e.label for e in examples])
     return Encoded(
         [e.ids for e in encodings],
         [e.type_ids for e in encodings],
         np.array([len(e.ids) for e in encodings]),
-        np.array([e.label for e in examples]),
+        labels.astype(np.float32) if labels.dtype.kind == "f" else labels,
         tokenizer.token_to_id("[PAD]"),
     )
 
@@ -453,6 +492,7 @@ SHA256 = {
     "mrpc_dev_ids.tsv": "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7",
     "QQP-clean.zip": "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
     "MNLI.zip": "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
+    "STS-B.zip": "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85",
     "QNLIv2.zip": "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5",
     "RTE.zip": "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee",
     "WNLI.zip": "ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46",
@@ -605,6 +645,8 @@ def main():
         words = np.array([len(f"{e.text_a} {e.text_b or ''}".split()) for e in examples] or [0])
         known = [e.label for e in examples if e.label >= 0]
         share = [f"{label} {known.count(i)}" for i, label in enumerate(task.labels) if known]
+        if known and task.num_classes == 1:
+            share = [f"mean {task.labels[0]} {np.mean(known):.2f}"]
         print(
             f"{name:<6}{len(examples):>7} examples   labels: {', '.join(share) or 'none'}   "
             f"words: median {np.median(words):.0f}, 95 % {np.quantile(words, 0.95):.0f}, "
@@ -614,7 +656,8 @@ def main():
     for example in task.train[:8]:
         level = f"level {example.level}  " if example.level else ""
         pair = f"  |  {example.text_b}" if example.text_b is not None else ""
-        print(f"{level}{task.labels[example.label]:<16}{example.text_a}{pair}")
+        label = task.labels[example.label] if task.num_classes > 1 else example.label
+        print(f"{level}{label:<16}{example.text_a}{pair}")
 
 
 if __name__ == "__main__":

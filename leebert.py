@@ -6,7 +6,7 @@ decision below carries its source: [paper] its abstract says so, [reported] othe
 the paper, [ours] nobody knows, we chose. The README has the same list as a table.
 
     symbol     meaning                                        in the code         shape
-    M, B, C    exits (= layers), examples, classes
+    M, B, C    exits (= layers), examples, classes; C = 1: a number is learned, not a class
     Theta      parameters of encoder and exits                theta               dict of tensors
     Omega      parameters of the loss weights                 loss_weights        (M,) and (M, M)
     z_m        logits of exit m                               logits[m]           (M, B, C)
@@ -79,8 +79,14 @@ class MultiExitBert(nn.Module):
 
 
 def cross_entropies(logits, labels):
-    """CE_m = mean_B( -log softmax(z_m)[y] ).   logits (M, B, C), labels (B,) -> (M,)"""
+    """CE_m = mean_B( -log softmax(z_m)[y] ).   logits (M, B, C), labels (B,) -> (M,)
+
+    C = 1 is regression, since a choice among one class says nothing: z_m is the answer itself, and
+    the term is mean_B( (z_m - y)^2 ), which is -log p of a Gaussian around z_m, up to constants.
+    """
     M, B, C = logits.shape
+    if C == 1:
+        return (logits[..., 0] - labels).square().mean(dim=1)  # (M,)
     log_p = F.log_softmax(logits, dim=-1)  # (M, B, C)
     return -log_p[:, torch.arange(B, device=logits.device), labels].mean(dim=1)  # (M,)
 
@@ -113,7 +119,11 @@ def distillation(logits, teacher_logits, temperature=1.0):
     The form is ours: KL is what most of the field uses. tau^2 keeps the size of the gradient when
     tau changes (Hinton et al. 2015). The teacher is detached [ours]: an exit shall not get worse in
     order to be easier to imitate. KL in nats, summed over classes, averaged over examples.
+    Regression (C = 1): mean_B( (z_m - z_t)^2 ); tau cancels.
     """
+    if logits.shape[-1] == 1:
+        student, teacher = logits[:, None, :, 0], teacher_logits.detach()[None, :, :, 0]
+        return (student - teacher).square().mean(dim=-1)  # (M, M)
     student = F.log_softmax(logits / temperature, dim=-1)[:, None]  # (M, 1, B, C)
     teacher = F.log_softmax(teacher_logits.detach() / temperature, dim=-1)[None]  # (1, M, B, C)
     kl = (teacher.exp() * (teacher - student)).sum(dim=-1)  # (M, M, B)
@@ -443,6 +453,11 @@ def training_step(
 # exercise: write the function, enter it in RULES. The paper's rule is patience [reported].
 
 
+def answers(logits):
+    """logits (..., C) -> the class (...), or the number itself if C = 1."""
+    return logits.argmax(dim=-1) if logits.shape[-1] > 1 else logits[..., 0]
+
+
 def entropy_rule(history, threshold):
     """Leave when H(softmax(z_m)) / log C < threshold (DeeBERT; divided by log C here, so in 0..1).
 
@@ -457,15 +472,19 @@ def confidence_rule(history, threshold):
     return history[-1].softmax(dim=-1).amax(dim=-1) > threshold
 
 
+AGREE = 0.25  # a twentieth of the scale of STS-B, GLUE's one regression [ours]
+
+
 def patience_rule(history, threshold):
     """Leave when the prediction has repeated that of the exit before `threshold` times in a row.
 
-    PABEE. The earliest exit is number threshold + 1.
+    PABEE. The earliest exit is number threshold + 1. Two numbers repeat each other if they differ
+    by less than AGREE, as in PABEE; two classes if they are the same.
     """
     if len(history) < threshold + 1:
         return torch.zeros(history.shape[1], dtype=torch.bool, device=history.device)
-    predictions = history[-int(threshold) - 1 :].argmax(dim=-1)  # (threshold + 1, B)
-    return (predictions == predictions[-1]).all(dim=0)
+    predictions = answers(history[-int(threshold) - 1 :])  # (threshold + 1, B)
+    return (predictions.diff(dim=0).abs() < AGREE).all(dim=0)
 
 
 RULES = {"entropy": entropy_rule, "confidence": confidence_rule, "patience": patience_rule}
@@ -477,21 +496,24 @@ def early_exit(model, batch, rule, threshold):
 
     -> predictions (B,), exit_layer (B,), 1-based. Whoever has left is taken out of the batch before
     the next layer, so a batch of any size gets cheaper, and its answers are those of one example at
-    a time. Call model.eval() first. ValueError for an unknown rule.
+    a time. Call model.eval() first. ValueError for an unknown rule, and for one that needs the
+    probabilities of classes where C = 1.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
-    bert, M = model.bert, len(model.exits)
+    bert, M, C = model.bert, len(model.exits), model.exits[0].out_features
+    if C == 1 and rule != "patience":
+        raise ValueError(f"rule {rule} needs the probabilities of classes; a regression has none")
     hidden = bert.embed(batch.input_ids, batch.token_type_ids)  # (B, T, H)
     bias = bert.attention_bias(batch.attention_mask)  # (B, 1, 1, T)
     inside = torch.arange(len(hidden), device=hidden.device)  # who is still in the batch
-    predictions, exit_layer = torch.zeros_like(inside), torch.full_like(inside, M)
-    history = hidden.new_zeros(0, len(hidden), model.exits[0].out_features)  # (m, B, C)
+    predictions, exit_layer = answers(hidden.new_zeros(len(hidden), C)), torch.full_like(inside, M)
+    history = hidden.new_zeros(0, len(hidden), C)  # (m, B, C)
     for m, (layer, exit) in enumerate(zip(bert.layers, model.exits, strict=True), start=1):
         hidden = layer(hidden, bias)
         history = torch.cat([history, exit(hidden[:, 0])[None]])
         leave = RULES[rule](history, threshold) if m < M else torch.ones_like(inside).bool()
-        predictions[inside[leave]] = history[-1, leave].argmax(dim=-1)
+        predictions[inside[leave]] = answers(history[-1, leave])
         exit_layer[inside[leave]] = m
         if leave.all():
             break
@@ -538,10 +560,13 @@ def explain(model, tokenizer, labels, *sentences):
     with torch.no_grad():
         logits = model(ids, types)  # (M, 1, C)
     print("tokens:", " ".join(encoding.tokens), "\n")
-    print("exit  answer          " + "  ".join(f"p({name})"[:18].rjust(18) for name in labels))
-    for m, p in enumerate(logits[:, 0].softmax(dim=-1), start=1):
-        row = "  ".join(f"{x:18.3f}" for x in p.tolist())
-        print(f"{m:>4}  {labels[int(p.argmax())]:<16}{row}")
+    classes = labels if len(labels) > 1 else ()  # one output: a number, without probabilities
+    chosen = answers(logits[:, 0]).tolist()
+    words = [labels[x] if classes else f"{labels[0]} {x:.2f}" for x in chosen]
+    print("exit  answer          " + "  ".join(f"p({name})"[:18].rjust(18) for name in classes))
+    for m, p in enumerate(logits[:, 0].softmax(dim=-1).tolist(), start=1):
+        row = "  ".join(f"{x:18.3f}" for x in p[: len(classes)])
+        print(f"{m:>4}  {words[m - 1]:<16}{row}")
     print()
     for rule, threshold in (
         ("patience", 1),
@@ -549,14 +574,14 @@ def explain(model, tokenizer, labels, *sentences):
         ("entropy", 0.1),
         ("confidence", 0.95),
     ):
+        if not classes and rule != "patience":
+            continue
         stop = next(
             m
             for m in range(1, len(logits) + 1)
             if m == len(logits) or RULES[rule](logits[:m], threshold).item()
         )
-        print(
-            f"{rule} {threshold}: leaves at exit {stop}: {labels[int(logits[stop - 1].argmax())]}"
-        )
+        print(f"{rule} {threshold}: leaves at exit {stop}: {words[stop - 1]}")
 
 
 def main():

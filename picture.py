@@ -17,7 +17,12 @@ RULES = {  # colour, marker, line
     "entropy": ("tab:orange", "s", "--"),
     "confidence": ("tab:green", "^", ":"),
 }
-LONG = {"acc": "accuracy", "mcc": "Matthews correlation", "f1": "F1"}
+LONG = {
+    "acc": "accuracy",
+    "mcc": "Matthews correlation",
+    "f1": "F1",
+    "pearson": "Pearson correlation",
+}
 
 
 def exits_panel(axes, result):
@@ -26,7 +31,8 @@ def exits_panel(axes, result):
     axes.plot(range(1, M + 1), [row[metric] for row in result["exits"]], "k-o")
     axes.axhline(result["majority"][metric], color="black", linestyle="--", linewidth=0.8)
     axes.set(title="Each exit by itself", ylabel=f"{LONG[metric]} on dev")
-    axes.set_xlabel("exit after layer  (dashed line: always the most frequent class)")
+    constant = "mean" if metric == "pearson" else "most frequent class"
+    axes.set_xlabel(f"exit after layer  (dashed line: always the {constant})")
     axes.set_xticks(range(1, M + 1))
 
 
@@ -37,6 +43,8 @@ def speedup_panel(axes, result, which, words):
     for rule, (colour, marker, line) in RULES.items():
         rows = [row for row in result["sweep"] if row["rule"] == rule]
         rows.sort(key=lambda row: row["speedup_layers"])
+        if not rows and metric == "pearson":  # a regression has patience only
+            continue
         x, y = [row[which] for row in rows], [row[metric] for row in rows]
         axes.plot(x, y, line, marker=marker, color=colour, label=rule)
     axes.plot(1, full, "kX", markersize=10, label="full depth")

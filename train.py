@@ -57,6 +57,7 @@ from leebert import (
     METHODS,
     LossWeights,
     MultiExitBert,
+    answers,
     early_exit,
     set_depth_weights,
     training_step,
@@ -362,16 +363,16 @@ def scores(predictions, labels, metrics):
 @torch.inference_mode()
 def evaluate_exits(model, batches, labels, metrics):
     """Every exit at full depth -> one dict an exit."""
-    predictions = np.empty((len(model.exits), len(labels)), dtype=np.int64)
+    predictions = np.empty((len(model.exits), len(labels)), dtype=labels.dtype)
     for places, (ids, types, mask, _) in batches:
-        predictions[:, places] = model(ids, types, mask).argmax(dim=-1).cpu().numpy()
+        predictions[:, places] = answers(model(ids, types, mask)).cpu().numpy()
     return [{"exit": m, **scores(p, labels, metrics)} for m, p in enumerate(predictions, 1)]
 
 
 @torch.inference_mode()
 def full_depth(model, batch):
     """What early exit has to beat: all layers, the last exit only -> predictions (B,)."""
-    return model.exits[-1](model.bert(*batch[:3])[-1][:, 0]).argmax(dim=-1)
+    return answers(model.exits[-1](model.bert(*batch[:3])[-1][:, 0]))
 
 
 def timed(function, batches):
@@ -383,9 +384,11 @@ def timed(function, batches):
     return results, time.perf_counter() - start
 
 
-def thresholds(M):
-    return {
-        "patience": list(range(1, M)),
+def thresholds(M, C):
+    patience = {"patience": list(range(1, M))}
+    if C == 1:  # a regression has no probabilities
+        return patience
+    return patience | {
         "entropy": [0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8],
         "confidence": [0.99, 0.97, 0.95, 0.9, 0.8, 0.7, 0.6],
     }
@@ -400,7 +403,7 @@ def sweep(model, batches, labels, metrics):
     M, N = len(model.exits), len(labels)
     timed(lambda batch: full_depth(model, batch), batches[-2:])  # warm up, on the longest
     rows, details = [], []
-    for rule, values in thresholds(M).items():
+    for rule, values in thresholds(M, model.exits[0].out_features).items():
         for value in values:
 
             def leave_early(batch, rule=rule, value=value):
@@ -408,7 +411,7 @@ def sweep(model, batches, labels, metrics):
 
             full = timed(lambda batch: full_depth(model, batch), batches)[1]
             results, seconds = timed(leave_early, batches)
-            predictions, layers = np.empty(N, dtype=np.int64), np.empty(N, dtype=np.int64)
+            predictions, layers = np.empty_like(labels), np.empty(N, dtype=np.int64)
             for places, (p, e) in results:
                 predictions[places], layers[places] = p.cpu().numpy(), e.cpu().numpy()
             speed = {"mean_exit": float(layers.mean()), "speedup_layers": float(M / layers.mean())}
@@ -451,9 +454,10 @@ def evaluate(model, task, encoded, batch_size, device):
     chosen = operating_point(rows, exits[-1][metric], metric)
     levels = [] if chosen is None else by_level(task.dev, *details[chosen])
     point = None if chosen is None else rows[chosen]
-    majority = scores(np.full_like(labels, np.bincount(labels).argmax()), labels, task.metrics)
+    constant = np.bincount(labels).argmax() if task.num_classes > 1 else labels.mean()
     return {
-        "majority": majority,  # what always answering the most frequent class scores
+        # what always answering the most frequent class scores; in a regression, the mean
+        "majority": scores(np.full_like(labels, constant), labels, task.metrics),
         "exits": exits,
         "sweep": rows,
         "operating_point": point,
@@ -468,18 +472,21 @@ def evaluate(model, task, encoded, batch_size, device):
 def report(result, w_ce, w_kd):
     """Tables of exits, of the sweep and of the levels, and the learned weights as a picture."""
     metrics = [name for name in METRICS if name in result["exits"][0]]
+    constant = "mean" if "pearson" in metrics else "most frequent class"
+
+    def cells(row):
+        return "  ".join(f"{row[name]:{max(6, len(name))}.3f}" for name in metrics)
+
     print("\nexit  " + "  ".join(f"{name:>6}" for name in metrics))
     for row in result["exits"]:
-        print(f"{row['exit']:>4}  " + "  ".join(f"{row[name]:6.3f}" for name in metrics))
-    floor = "  ".join(f"{result['majority'][name]:6.3f}" for name in metrics)
-    print(f"none  {floor}   (always the most frequent class)")
+        print(f"{row['exit']:>4}  {cells(row)}")
+    print(f"none  {cells(result['majority'])}   (always the {constant})")
     print("\nrule        threshold  " + "  ".join(f"{name:>6}" for name in metrics), end="")
     print("  mean exit  speed-up: layers  wall clock")
     for row in result["sweep"]:
-        numbers = "  ".join(f"{row[name]:6.3f}" for name in metrics)
         mark = "  <- at most one point lost" if row == result["operating_point"] else ""
         print(
-            f"{row['rule']:<12}{row['threshold']:>9}  {numbers}  {row['mean_exit']:9.2f}"
+            f"{row['rule']:<12}{row['threshold']:>9}  {cells(row)}  {row['mean_exit']:9.2f}"
             f"  {row['speedup_layers']:15.2f}x  {row['speedup_wall']:9.2f}x{mark}"
         )
     if result["levels"]:

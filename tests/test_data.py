@@ -52,6 +52,16 @@ def test_every_class_of_two_or_more_is_in_both_parts():
         assert set(labels[d1]) == {0, 1, 2} and set(labels[d2]) == {0, 1}
 
 
+def test_scores_are_cut_at_random():
+    """Floats have no classes: many occur once, and by class would all go to d1."""
+    labels = np.random.default_rng(1).uniform(0, 5, 1001).astype(np.float32)
+    d1, d2 = split_train(labels, 0.3, np.random.default_rng(0))
+    assert sorted([*d1, *d2]) == list(range(1001)) and len(d2) == 300
+    assert abs(labels[d1].mean() - labels[d2].mean()) < 0.3  # 3 standard errors of the difference
+    other = split_train(labels, 0.3, np.random.default_rng(1))
+    assert len(set(d2) & set(other[1])) < 150
+
+
 def test_a_cut_that_leaves_a_part_empty_is_an_error():
     with pytest.raises(ValueError, match="1 training example.s. cut into d1 1, d2 0"):
         split_train([0], 0.5, np.random.default_rng(0))
@@ -175,6 +185,10 @@ FILES = {
     "MNLI/dev_mismatched.tsv": "index\tsentence1\tsentence2\tgold_label\n0\tmm\th\tentailment\n",
     "MNLI/test_matched.tsv": "index\tsentence1\tsentence2\n0\tt\th\n",
     "MNLI/test_mismatched.tsv": "index\tsentence1\tsentence2\n0\ttt\th\n",
+    "STS-B/train.tsv": "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\t"
+    'sentence2\tscore\n0\tmain\tMSR\t2012test\t1\tnone\tnone\tA "plane.\tAn air plane.\t4.750\n',
+    "STS-B/dev.tsv": "index\tsentence1\tsentence2\tscore\n0\ta\tb\t0.000\n",
+    "STS-B/test.tsv": "index\tsentence1\tsentence2\n0\ta\tb\n",
     "QNLI/train.tsv": "index\tquestion\tsentence\tlabel\n0\tq\ts\tentailment\n",
     "QNLI/dev.tsv": "index\tquestion\tsentence\tlabel\n0\tq\ts\tnot_entailment\n",
     "QNLI/test.tsv": "index\tquestion\tsentence\n0\tq\ts\n",
@@ -192,6 +206,7 @@ EXPECTED = {
     "mrpc": (("one", "uno", 1), ("two", "tres", 0), 2),
     "qqp": (("who", "whom", 1), ("why", "how", 0), 2),
     "mnli": (("p", "h", 0), ("m", "h", 1), 3),
+    "stsb": (('A "plane.', "An air plane.", 4.75), ("a", "b", 0.0), 1),
     "qnli": (("q", "s", 0), ("q", "s", 1), 2),
     "rte": (("p", "h", 1), ("p", "h", 0), 2),
     "wnli": (("p", "h", 1), ("p", "h", 0), 2),
@@ -212,7 +227,8 @@ def test_every_task_from_its_own_format(glue_files, name):
     assert task.train[0][:3] == train and task.dev[0][:3] == dev
     assert task.num_classes == num_classes and task.metrics[0] in METRICS
     assert [e.label for e in task.test] == [-1]
-    assert len(task.dev_mismatched) == (1 if name == "mnli" else 0)
+    for matched, other in ((task.dev, task.dev_mismatched), (task.test, task.test_mismatched)):
+        assert [e.text_a for e in other] == ([2 * matched[0].text_a] if name == "mnli" else [])
 
 
 def test_broken_lines_are_skipped_aloud_in_qqp_only(glue_files, capsys):
@@ -232,6 +248,12 @@ def test_a_task_without_its_test_file_loads(glue_files):
 
 @pytest.mark.parametrize("file, content, message", [
     ("SST-2/train.tsv", "sentence\tlabel\na\t0\nb\t2\n", "train.tsv:3: label '2' is not one of"),
+    ("STS-B/dev.tsv", "sentence1\tsentence2\tscore\na\tb\t5\na\tb\t5.1\n",
+     "dev.tsv:3: label '5.1' is not a number from 0 to 5"),
+    ("STS-B/train.tsv", "sentence1\tsentence2\tscore\na\tb\tnan\n",
+     "train.tsv:2: label 'nan' is not a number from 0 to 5"),
+    ("STS-B/train.tsv", "sentence1\tsentence2\tscore\na\tb\thigh\n",
+     "train.tsv:2: label 'high' is not a number from 0 to 5"),
     ("SST-2/dev.tsv", "text\tlabel\na\t0\n", "dev.tsv:1: no column 'sentence' among text, label"),
     ("SST-2/dev.tsv", "index\tsentence\n0\ta\n", "dev.tsv:1: no label column 'label'"),
     ("SST-2/train.tsv", "", "train.tsv: no examples in this file"),
@@ -239,7 +261,7 @@ def test_a_task_without_its_test_file_loads(glue_files):
 def test_a_file_of_the_wrong_kind_is_named(glue_files, file, content, message):
     write(glue_files / file, content)
     with pytest.raises(ValueError, match=re.escape(message)):
-        load_task("sst2", glue_files)
+        load_task("stsb" if "STS-B" in file else "sst2", glue_files)
 
 
 def test_an_unknown_task_is_an_error():
@@ -254,6 +276,7 @@ COUNTS = {
     "mrpc": (3668, 408, 1725),
     "qnli": (104743, 5463, 5463),
     "wnli": (635, 71, 146),
+    "stsb": (5749, 1500, 1379),
 }
 
 
@@ -329,6 +352,25 @@ def test_metrics_by_their_definitions():
     assert METRICS["mcc"](p, y) == pytest.approx((tp * tn - fp * fn) / scale)
     zeros = np.zeros(50, dtype=int)
     assert METRICS["mcc"](zeros, y) == 0 and METRICS["f1"](zeros, zeros) == 0
+
+
+def test_correlations_by_their_definitions():
+    """numpy's corrcoef, of ranks counted one by one: rank = 1 + smaller ones + half of the ties."""
+    rng = np.random.default_rng(0)
+    p, y = rng.normal(size=60).astype(np.float32), rng.integers(0, 26, 60).astype(np.float32) / 5
+    p[:20] = np.round(p[:20])  # ties in both, 0.2 being no float32
+    p = p + y / 4
+    counted = [
+        [1 + sum(b < a for b in x) + (sum(b == a for b in x) - 1) / 2 for a in x] for x in (p, y)
+    ]
+    assert len(set(counted[0])) < 60 and len(set(counted[1])) < 27
+    assert METRICS["pearson"](p, y) == pytest.approx(np.corrcoef(p, y)[0, 1], abs=1e-6)
+    assert METRICS["spearman"](p, y) == pytest.approx(np.corrcoef(*counted)[0, 1], abs=1e-12)
+    assert METRICS["spearman"](np.exp(y), y) == pytest.approx(1)
+    assert METRICS["spearman"](-np.exp(y), y) == pytest.approx(-1)
+    assert METRICS["pearson"](np.exp(y), y) < 0.9
+    for name in ("pearson", "spearman"):  # of a constant that no float is exactly
+        assert METRICS[name](np.full_like(y, y.mean()), y) == METRICS[name](y, y * 0) == 0
 
 
 # --------------------------------------------------------------------------------------------------

@@ -169,11 +169,11 @@ SOLUTIONS[4] = [
         """,
     ),
     ("text", "RULES[rule](history, threshold)", "RULES[rule](ensemble(history), threshold)"),
-    ("text", "history[-1, leave].argmax", "ensemble(history)[-1, leave].argmax"),
+    ("text", "answers(history[-1", "answers(ensemble(history)[-1"),
 ]
 LOG_MEAN = "torch.logcumsumexp(log_p, dim=0) - m.log()"
 RULE = "RULES[rule](ensemble(history), threshold)"
-ANSWER = "ensemble(history)[-1, leave].argmax"
+ANSWER = "answers(ensemble(history)[-1"
 MISTAKES[4] = [
     ("averaged the logits", LOG_MEAN, "history.cumsum(0) / m"),
     ("averaged the log-probabilities", LOG_MEAN, "log_p.cumsum(0) / m"),
@@ -183,13 +183,13 @@ MISTAKES[4] = [
     ("very confident", LOG_MEAN, "(log_p.exp().cumsum(0) / m).log()"),
     ("shape [(]7, 3[)] where [(]4, 7, 3[)]", LOG_MEAN, "log_p.exp().mean(0).log()"),
     ("does not use it yet", RULE, RULE.replace("ensemble(history)", "history"),
-     ANSWER, "history[-1, leave].argmax"),
+     ANSWER, "answers(history[-1"),
     ("the rule still judges", RULE, RULE.replace("ensemble(history)", "history")),
-    ("the prediction is still the single exit's", ANSWER, "history[-1, leave].argmax"),
-    ("the last exit alone", ANSWER, "(ensemble(history) if m < M else history)[-1, leave].argmax"),
+    ("the prediction is still the single exit's", ANSWER, "answers(history[-1"),
+    ("the last exit alone", ANSWER, "answers((ensemble(history) if m < M else history)[-1"),
     ("what was averaged before", RULE,
      "[history := ensemble(history), RULES[rule](history, threshold)][1]",
-     ANSWER, "(history if m < M else ensemble(history))[-1, leave].argmax"),
+     ANSWER, "answers((history if m < M else ensemble(history))[-1"),
 ]  # fmt: skip
 
 SOLUTIONS[5] = [

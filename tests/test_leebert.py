@@ -134,17 +134,38 @@ def test_the_objective_is_the_double_sum():
     torch.testing.assert_close(objective(ce, kd, w_ce, w_kd), expected)
 
 
+@pytest.mark.parametrize("tau", [1.0, 2.5])
+def test_with_one_output_every_term_is_a_mean_squared_error(tau):
+    """d mean_B((z_m - z_t)^2) / dz_m = 2 (z_m - z_t) / B, and nothing for z_t."""
+    logits, _ = random_logits(C=1)
+    labels = torch.tensor([0.0, 5.0, 2.5, 1.0, 3.2])
+    logits.requires_grad_()
+    ce, kd = loss_terms(logits, labels, "later", tau)
+    for m in range(4):
+        torch.testing.assert_close(ce[m], F.mse_loss(logits[m, :, 0], labels.double()))
+        for t in range(4):
+            expected = F.mse_loss(logits[m, :, 0], logits[t, :, 0]) if t > m else 0 * ce[m]
+            torch.testing.assert_close(kd[m, t], expected)
+    (gradient,) = torch.autograd.grad(kd[1, 2], logits)
+    torch.testing.assert_close(gradient[1], 2 * (logits[1] - logits[2]).detach() / 5)
+    assert (gradient[[0, 2, 3]] == 0).all()
+
+
 # --------------------------------------------------------------------------------------------------
 # The hypergradient
 
 
-def problem(teachers="all", dropout=0.0, M=3):
-    model = tiny_model(layers=M, dropout=dropout).train()
+def problem(teachers="all", dropout=0.0, M=3, num_classes=3):
+    model = tiny_model(layers=M, dropout=dropout, num_classes=num_classes).train()
     d1, d2 = random_batch(B=5, seed=1), random_batch(B=4, T=6, seed=2)
+    if num_classes == 1:
+        d1, d2 = (d._replace(labels=d.labels.float() * 0.7) for d in (d1, d2))
     return model, random_weights(M, teachers), d1, d2
 
 
 def mean_cross_entropy(logits, labels):
+    if logits.shape[-1] == 1:
+        return torch.stack([F.mse_loss(z[:, 0], labels.double()) for z in logits]).mean()
     return torch.stack([F.cross_entropy(z, labels) for z in logits]).mean()
 
 
@@ -193,10 +214,12 @@ def separate_backward_passes(model, weights, d1, d2, step_size, lam):
     return torch.stack(hyper_ce).detach(), hyper_kd.detach()
 
 
-@pytest.mark.parametrize("teachers", ["none", "last", "later", "all"])
+@pytest.mark.parametrize("teachers, num_classes", [
+    ("none", 3), ("last", 3), ("later", 3), ("all", 3), ("all", 1),
+])  # fmt: skip
 @pytest.mark.parametrize("method", METHODS)
-def test_hypergradient_equals_separate_backward_passes(teachers, method):
-    model, weights, d1, d2 = problem(teachers)
+def test_hypergradient_equals_separate_backward_passes(teachers, num_classes, method):
+    model, weights, d1, d2 = problem(teachers, num_classes=num_classes)
     expected = separate_backward_passes(model, weights, d1, d2, 0.1, 0.7)
     result = hypergradient(model, weights, d1, d2, 0.1, 0.7, method)
     # The difference of two passes is right to 1e-3 of the largest entry, the others to rounding.
@@ -548,6 +571,42 @@ def test_patience_at_its_borders():
     assert leaves(3) == leaves(4) == leaves(99) == []
     same = torch.ones(5, 1, 2).double()
     assert [RULES["patience"](same[:m], 2).item() for m in range(1, 6)] == [0, 0, 1, 1, 1]
+
+
+def test_patience_with_numbers():
+    """Two answers agree if they differ by less than AGREE; a slow drift agrees step by step."""
+    step = leebert.AGREE
+    history = step * torch.tensor([0.0, 5.0, 5.9, 6.8, 5.8, 6.8])[:, None, None].double()
+
+    def leaves(threshold):
+        return [m for m in range(1, 7) if RULES["patience"](history[:m], threshold).item()]
+
+    assert leaves(1) == [3, 4] and leaves(2) == [4] and leaves(3) == []
+
+
+@pytest.mark.parametrize("threshold", range(5))
+def test_early_exit_with_numbers_one_at_a_time(threshold):
+    model, batch = tiny_model(layers=5, std=0.3, num_classes=1).eval(), random_batch(B=23, seed=3)
+    model.exits.requires_grad_(False)
+    for m, exit in enumerate(model.exits):  # so that some neighbours agree and some do not
+        exit.weight *= 0.2
+        exit.bias += 0.1 * m
+    predictions, layers = early_exit(model, batch, "patience", threshold)
+    with torch.no_grad():
+        logits = model(*batch[:3])[..., 0].T.tolist()  # one list of 5 numbers an example
+    for z, prediction, layer in zip(logits, predictions.tolist(), layers.tolist(), strict=True):
+        repeats = expected = 0
+        while repeats < threshold and expected < 4:
+            expected += 1
+            repeats = repeats + 1 if abs(z[expected] - z[expected - 1]) < leebert.AGREE else 0
+        assert layer == expected + 1 and prediction == pytest.approx(z[expected])
+    assert threshold in (0, 4) or len(set(layers.tolist())) > 1
+
+
+def test_a_regression_has_no_probabilities():
+    for rule in ("entropy", "confidence"):
+        with pytest.raises(ValueError, match=f"rule {rule} needs the probabilities of classes"):
+            early_exit(tiny_model(num_classes=1), random_batch(), rule, 0.5)
 
 
 def test_entropy_of_a_confident_exit_is_a_number():

@@ -43,6 +43,13 @@ def workplace(tmp_path_factory):
 
     for name, n in (("train", 60), ("dev", 30)):
         write(folder / "SST-2" / f"{name}.tsv", "sentence\tlabel\n" + "".join(rows(n)))
+    columns = ["sentence1", "sentence2", "score"]
+    for name, n, k in (("train", 40, 3), ("dev", 20, 3), ("test", 10, 2)):
+        rows = ["\t".join(columns[:k])]
+        for _ in range(n):
+            a, b = rng.choice(WORDS, (2, 3))
+            rows.append("\t".join([" ".join(a), " ".join(b), f"{5 * np.mean(a == b):.3f}"][:k]))
+        write(folder / "STS-B" / f"{name}.tsv", "\n".join(rows) + "\n")
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     write(folder / "bert" / "vocab.txt", "\n".join(vocab) + "\n")
     sizes = dict(
@@ -227,6 +234,40 @@ def test_a_pair_exit_by_exit(workplace, tmp_path):
     ):
         done = command("leebert.py", tmp_path / "run", *sentences)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+def test_a_regression_from_file_to_picture(workplace, tmp_path):
+    """Scores in place of classes: two correlations, patience only, one number an exit."""
+    out = tmp_path / "run"
+    argv = [*options(workplace, out=out), "--task=stsb", "--epochs=4"]
+    done = command("train.py", *argv)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((out / "result.json").read_text())
+    assert result["metric"] == "pearson" and result["majority"] == {"pearson": 0, "spearman": 0}
+    assert [row["exit"] for row in result["exits"]] == [1, 2, 3]
+    assert [(row["rule"], row["threshold"]) for row in result["sweep"]] == [
+        ("patience", 1), ("patience", 2)
+    ]  # fmt: skip
+    assert "exit  pearson  spearman\n" in done.stdout and "(always the mean)" in done.stdout
+    model, tokenizer, config = leebert.load_run(out)
+    assert config["labels"] == ["score"] and model.exits[0].out_features == 1
+    dev = load_task("stsb", workplace).dev
+    encoded = encode(tokenizer, dev, 16)
+    with torch.no_grad():
+        z = model(*train.collate(encoded, np.arange(len(dev)))[:3])[..., 0].numpy()  # (M, N)
+    for m, row in enumerate(result["exits"]):
+        expected = np.corrcoef(z[m], [e.label for e in dev])[0, 1]
+        assert row["pearson"] == pytest.approx(expected, abs=1e-5) and -1 <= row["spearman"] <= 1
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert np.mean(log[-1]["ce"]) < 0.8 * np.mean(log[0]["ce"])
+    done = command("leebert.py", out, dev[0].text_a, dev[0].text_b)
+    rows = [line.split() for line in done.stdout.splitlines() if line[:4].strip().isdigit()]
+    assert [row[1] for row in rows] == ["score"] * 3 and all(len(row) == 3 for row in rows)
+    assert [float(row[2]) for row in rows] == pytest.approx(z[:, 0], abs=0.006)
+    assert done.stdout.count("leaves at exit") == 2 and "p(" not in done.stdout
+    done = command("data.py", "--task", "stsb", "--data-dir", workplace)
+    mean = np.mean([e.label for e in load_task("stsb", workplace).train])
+    assert f"labels: mean score {mean:.2f}" in done.stdout, done.stderr
 
 
 def test_every_method_trains(workplace, tmp_path):
