@@ -199,35 +199,41 @@ TASKS = ("toy", *GLUE)
 
 
 def read_tsv(path, header=None, skip_short=False):
-    """A GLUE file -> list of (line number, dict column -> text). header: None if line 1 has it.
+    """A GLUE file -> its rows, one after the other: (line number, dict column -> text).
 
-    Newlines and tabs separate, and nothing quotes: a csv reader merges rows at stray quotation
-    marks. A byte-order mark (MRPC) and a missing last newline (CoLA) are accepted. ValueError with
-    file and line for text that is not UTF-8 and for a row with more or fewer columns; skip_short
-    drops rows with fewer and says how many, for QQP, some copies of which have broken lines.
+    header: None if line 1 has it. Newlines and tabs separate, and nothing quotes: a csv reader
+    merges rows at stray quotation marks. A byte-order mark (MRPC) and a missing last newline (CoLA)
+    are accepted. ValueError with file and line for text that is not UTF-8 or holds a NUL byte, for
+    a row with more or fewer columns, for two columns of one name; skip_short drops rows with fewer
+    and says how many, for QQP, some copies of which have broken lines.
     """
-    raw = Path(path).read_bytes()
-    try:
-        lines = raw.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: not UTF-8 ({error.reason})") from None
-    if lines[-1] == "":
-        lines.pop()
-    rows = [(number, line.removesuffix("\r").split("\t")) for number, line in enumerate(lines, 1)]
-    if header is None and rows:
-        header = rows.pop(0)[1]
-    if skip_short:
-        whole = [row for row in rows if len(row[1]) >= len(header)]
-        if len(whole) < len(rows):
-            print(f"{path}: {len(rows) - len(whole)} of {len(rows)} rows are cut short, skipped")
-        rows = whole
+    rows = skipped = 0
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
+            if "\0" in line:
+                raise ValueError(f"{path}:{number}: a NUL byte; the file is damaged, or no text")
+            fields = line.removesuffix("\n").removesuffix("\r").split("\t")
+            if header is None:
+                header = fields
+                if len(set(header)) < len(header):
+                    raise ValueError(f"{path}:1: two columns of one name: {', '.join(header)}")
+            elif skip_short and len(fields) < len(header):
+                skipped += 1
+            elif len(fields) != len(header):
+                raise ValueError(
+                    f"{path}:{number}: {len(fields)} columns where {len(header)} belong"
+                )
+            else:
+                rows += 1
+                yield number, dict(zip(header, fields, strict=True))
+    if skipped:
+        print(f"{path}: {skipped} of {rows + skipped} rows are cut short, skipped")
     if not rows:
         raise ValueError(f"{path}: no examples in this file")
-    for number, fields in rows:
-        if len(fields) != len(header):
-            raise ValueError(f"{path}:{number}: {len(fields)} columns where {len(header)} belong")
-    return [(number, dict(zip(header, fields, strict=True))) for number, fields in rows]
 
 
 def read_examples(spec, path):
@@ -236,13 +242,12 @@ def read_examples(spec, path):
     if spec.folder == "CoLA" and path.name != "test.tsv":  # these two have no line of names
         header = ("source", "label", "mark", "sentence")
     skip_short = spec.folder == "QQP" and "test" not in path.name  # each row of test is asked for
-    rows = read_tsv(path, header, skip_short)
-    missing = [column for column in spec.texts if column not in rows[0][1]]
-    if missing:
-        raise ValueError(f"{path}:1: no column {missing[0]!r} among {', '.join(rows[0][1])}")
-    has_label = spec.label in rows[0][1]
     examples = []
-    for number, row in rows:
+    for number, row in read_tsv(path, header, skip_short):  # of MNLI's 12 columns, 3 stay in memory
+        missing = [column for column in spec.texts if column not in row]
+        if missing:
+            raise ValueError(f"{path}:1: no column {missing[0]!r} among {', '.join(row)}")
+        has_label = spec.label in row
         texts = [row[column] for column in spec.texts] + [None]
         try:
             label = read_label(spec, row[spec.label]) if has_label else -1
@@ -297,7 +302,7 @@ def own_task(train_file, dev_file):
     if not (train_file and dev_file):
         raise ValueError("--train-file and --dev-file belong together, and only one is given")
     paths, texts = (Path(train_file), Path(dev_file)), []
-    tables = [read_tsv(path) for path in paths]
+    tables = [list(read_tsv(path)) for path in paths]
     for path, rows in zip(paths, tables, strict=True):
         columns = list(rows[0][1])
         first = [name for name in OWN_TEXTS if name in columns]
@@ -436,11 +441,13 @@ class Encoded(NamedTuple):
 
 
 def encode(tokenizer, examples, max_length):
-    """Tokenize. Pairs that are too long lose tokens from the longer sentence first."""
+    """Tokenize. What is too long is cut, and counted; of pairs the longer sentence first."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     texts = [e.text_a if e.text_b is None else (e.text_a, e.text_b) for e in examples]
     encodings = tokenizer.encode_batch(texts)
+    if cut := sum(bool(e.overflowing) for e in encodings):
+        print(f"{cut} of {len(examples)} inputs cut to {max_length} tokens (--max-length)")
     labels = np.array([e.label for e in examples])
     return Encoded(
         [e.ids for e in encodings],
@@ -529,7 +536,8 @@ def download(url, path):
             json.loads(partial.read_text(encoding="utf-8"))
         os.replace(partial, path)
     except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
-        raise OSError(f"{url}: {error}") from None
+        message = " ".join(str(error).split())  # a redirection for ever makes three lines
+        raise OSError(f"{url}: {message}") from None
     finally:
         socket.setdefaulttimeout(timeout)
         partial.unlink(missing_ok=True)

@@ -1,13 +1,16 @@
 """data.py: splits, the built-in task, GLUE's files with all their quirks, tokens, downloads."""
 
+import errno
 import hashlib
 import http.server
 import io
 import json
 import math
+import os
 import re
 import threading
 import zipfile
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -144,12 +147,15 @@ def test_only_newlines_and_tabs_separate(tmp_path):
     """Not U+0085, U+2028, form feed or a lone carriage return, where str.splitlines would cut."""
     text = "x\u0085y\u2028z\x0c\x1c w\rv "
     path = write(tmp_path / "a.tsv", f"a\tb\n{text}\tq\n")
-    assert read_tsv(path) == [(2, {"a": text, "b": "q"})]
+    assert list(read_tsv(path)) == [(2, {"a": text, "b": "q"})]
 
 
 def test_byte_order_mark_carriage_returns_and_missing_last_newline(tmp_path):
     path = write(tmp_path / "a.tsv", b"\xef\xbb\xbfQuality\tb\r\n1\tx\r\n0\ty")
-    assert read_tsv(path) == [(2, {"Quality": "1", "b": "x"}), (3, {"Quality": "0", "b": "y"})]
+    assert list(read_tsv(path)) == [
+        (2, {"Quality": "1", "b": "x"}),
+        (3, {"Quality": "0", "b": "y"}),
+    ]
 
 
 @pytest.mark.parametrize("content, message", [
@@ -159,10 +165,13 @@ def test_byte_order_mark_carriage_returns_and_missing_last_newline(tmp_path):
     ("a\tb\n1\t2\t3\n", "a.tsv:2: 3 columns where 2 belong"),
     ("a\tb\n\n1\t2\n", "a.tsv:2: 1 columns where 2 belong"),
     (b"a\tb\n1\t2\n1\t\xff\n", "a.tsv:3: not UTF-8"),
+    ("a\tb\n".encode("utf-16"), "a.tsv:1: not UTF-8"),
+    ("a\tb\n1\t2\0\n", "a.tsv:2: a NUL byte; the file is damaged, or no text"),
+    ("a\ta\n1\t2\n", "a.tsv:1: two columns of one name: a, a"),
 ])  # fmt: skip
 def test_a_malformed_file_is_named_with_its_line(tmp_path, content, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        read_tsv(write(tmp_path / "a.tsv", content))
+        list(read_tsv(write(tmp_path / "a.tsv", content)))
 
 
 # One small set of files in each task's own format.
@@ -398,6 +407,15 @@ def test_vocab_txt_and_tokenizer_json_agree(minilm, glue_dir, tmp_path):
     assert one.input_ids == two.input_ids and one.token_type_ids == two.token_type_ids
 
 
+def test_what_is_too_long_is_cut_and_said_once(capsys):
+    """An enormous field, an empty one, and one that just fits: [CLS] and [SEP] count."""
+    texts = ["the " * 100_000, "", "the " * 14, "the " * 15]
+    encoded = encode(toy_tokenizer(), [data.Example(text, None, 0) for text in texts], 16)
+    assert encoded.lengths.tolist() == [16, 2, 16, 16]
+    assert capsys.readouterr().out == "2 of 4 inputs cut to 16 tokens (--max-length)\n"
+    assert collate(encoded, np.arange(4)).attention_mask.sum(dim=1).tolist() == [16, 2, 16, 16]
+
+
 VOCAB = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nhello\nHello\n"
 
 
@@ -461,16 +479,24 @@ def test_training_buckets_differ_from_pass_to_pass_and_not_from_seed_to_seed():
 class Handler(http.server.BaseHTTPRequestHandler):
     """Serves `files`; a path in `cut` promises all of the file and breaks off after half."""
 
-    files, cut = {}, set()
+    files, cut, stalled = {}, set(), threading.Event()
 
     def do_GET(self):
         content = self.files.get(self.path)
         if content is None:
             return self.send_error(404)
+        if content == b"elsewhere":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            return self.end_headers()
         self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
+        short = content.startswith(b"too little promised")
+        self.send_header("Content-Length", str(10 if short else len(content)))
         self.end_headers()
         self.wfile.write(content[: len(content) // 2] if self.path in self.cut else content)
+        if content.startswith(b"stalls"):
+            self.wfile.flush()
+            self.stalled.wait(20)
 
     def log_message(self, *args):
         pass
@@ -479,7 +505,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     """serve(path, content, cut=False, known=True); known: put its true hash on the list."""
-    Handler.files, Handler.cut = {}, set()
+    Handler.files, Handler.cut, Handler.stalled = {}, set(), threading.Event()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{httpd.server_port}/"
@@ -496,6 +522,7 @@ def server(monkeypatch):
 
         serve.url = url
         yield serve
+        Handler.stalled.set()
         httpd.shutdown()
 
 
@@ -510,6 +537,21 @@ def archive(**members):
 def rte_archive(**more):
     parts = {f"RTE__{p}_tsv": FILES[f"RTE/{p}.tsv"] for p in ("train", "dev", "test")}
     return archive(**parts, **more)
+
+
+@pytest.mark.parametrize("N", [1, 2, 5, 31, 33])
+def test_odd_numbers_of_examples(N):
+    """Every part of a cut, and every batch, also where there are fewer examples than a batch."""
+    labels = np.arange(N) % 2
+    if N == 1:
+        with pytest.raises(ValueError, match="1 training example"):
+            split_train(labels, 0.5, np.random.default_rng(0))
+    else:
+        d1, d2 = split_train(np.zeros(N), 0.5, np.random.default_rng(0))  # one class only
+        assert sorted([*d1, *d2]) == list(range(N)) and abs(len(d1) - len(d2)) <= 1
+    for rng in (None, np.random.default_rng(0)):
+        batches = buckets(np.full(N, 7), 32, rng)
+        assert sorted(np.concatenate(batches)) == list(range(N))
 
 
 def leftovers(folder):
@@ -545,6 +587,11 @@ def test_an_archive_cannot_write_where_it_wants(server, tmp_path):
     ("cut", "invalid hash value"),
     ("wrong hash", "invalid hash value"),
     ("not a zip", "File is not a zip file"),
+    ("redirects for ever", "infinite loop"),
+    ("stalls", "timed out"),
+    ("promises too little", "invalid hash value"),
+    ("disk full, download", "No space left on device"),
+    ("disk full, last file", "No space left on device"),
     ("member missing", "There is no item named 'RTE/dev.tsv' in the archive"),
 ])  # fmt: skip
 def test_no_accident_leaves_half_a_file(server, tmp_path, monkeypatch, accident, message):
@@ -555,6 +602,20 @@ def test_no_accident_leaves_half_a_file(server, tmp_path, monkeypatch, accident,
         server("RTE.zip", rte_archive(), known=False)  # the hash on our list is the true file's
     elif accident == "not a zip":
         server("RTE.zip", b"<html>")
+    elif accident == "redirects for ever":
+        server("RTE.zip", b"elsewhere")
+    elif accident == "stalls":
+        monkeypatch.setattr(data, "TIMEOUT", 0.3)
+        server("RTE.zip", b"stalls" * 1000, cut=True)
+    elif accident == "promises too little":
+        server("RTE.zip", b"too little promised" * 10)
+    elif accident.startswith("disk full"):
+        server("RTE.zip", rte_archive())
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if accident == "disk full, download":
+            monkeypatch.setattr("torch.hub.download_url_to_file", Mock(side_effect=full))
+        else:
+            monkeypatch.setattr(data.Path, "write_bytes", Mock(side_effect=full))
     elif accident == "member missing":
         server("RTE.zip", archive(RTE__train_tsv=FILES["RTE/train.tsv"]))
     with pytest.raises(OSError, match=re.escape(message)) as caught:
