@@ -12,6 +12,7 @@ import json
 import re
 from pathlib import Path
 
+import evidence
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,6 +225,7 @@ TABLES = {
     "redraw": redraw,
     "rte": lambda: real_run("rte-minilm"),
     "sst2": lambda: real_run("sst2-minilm"),
+    **evidence.TABLES,
 }
 
 

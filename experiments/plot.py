@@ -1,0 +1,241 @@
+"""Draw what experiments/compare.py has found; needs matplotlib.
+
+python experiments/plot.py --task toy                    # docs/toy-exits.png and three others
+python experiments/plot.py --task rte --out /tmp --results FOLDER
+
+TASK-exits.png     the metric of every exit, mean and standard deviation over seeds
+TASK-speed.png     the metric against the speed-up, for each rule, in layers and wall clock
+TASK-weights.png   the learned weights, their course, and what they follow (all-cross)
+toy-levels.png     how deep each level of difficulty goes
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
+
+from evidence import COMPARED, CUT, RULES, TASKS, at, clocks, exits_of, load  # noqa: E402
+
+from picture import LONG  # noqa: E402
+
+STYLES = {  # name: label, colour, marker, line; apart without colour too
+    CUT: ("a model for each depth", "black", "X", "-"),
+    "deebert": ("DeeBERT, two stages", "tab:brown", "v", "--"),
+    "pabee": ("PABEE, weights by depth", "tab:blue", "o", "--"),
+    "berxit": ("BERxiT, alternating", "tab:purple", "s", "-."),
+    "fastbert": ("last exit teaches", "tab:cyan", "^", ":"),
+    "none-uniform": ("no teachers, plain sum", "0.5", "P", ":"),
+    "all-uniform": ("all teach, uniform", "tab:green", "s", "--"),
+    "all-single": ("all teach, single", "tab:olive", "v", ":"),
+    "all-bilevel": ("all teach, bilevel", "tab:orange", "^", "-."),
+    "all-cross": ("all teach, cross (LeeBERT)", "tab:red", "o", "-"),
+}
+OTHERS = ("deebert", "pabee", "berxit", "fastbert")
+
+
+def drawn(task, folder):
+    """-> {name: runs} of the methods that are drawn and have runs."""
+    found = {name: load(task, name, folder) for name in STYLES}
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def new_figure(rows, columns, size, **options):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # no window, no state that other code could see
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def line(axes, name, x, y, band=None, every=1):
+    label, colour, marker, style = STYLES[name]
+    axes.plot(x, y, style, color=colour, marker=marker, markevery=every, markersize=5, label=label)
+    if band is not None:
+        axes.fill_between(x, y - band, y + band, color=colour, alpha=0.12, linewidth=0)
+
+
+def deviation(values):
+    """Standard deviation over axis 0, the runs; 0 for one run."""
+    return np.std(values, axis=0, ddof=1) if len(values) > 1 else np.zeros(np.shape(values)[1:])
+
+
+def seeds_of(found):
+    numbers = sorted({len(runs) for runs in found.values()})
+    return f"{numbers[0]} to {numbers[-1]} seeds" if len(numbers) > 1 else f"{numbers[0]} seed(s)"
+
+
+def exits_figure(task, found):
+    """One curve a method: what each exit can do where every example goes as deep as that."""
+    figure, ((left, right),) = new_figure(1, 2, (12, 5), sharey=True)
+    for name, runs in found.items():
+        exits = np.array([exits_of(run) for run in runs])  # (runs, M)
+        x = np.arange(1, exits.shape[1] + 1)
+        for axes, wanted in ((left, name in OTHERS), (right, name not in OTHERS)):
+            if wanted or name == CUT:
+                line(axes, name, x, exits.mean(axis=0), deviation(exits))
+            axes.set(xlabel="exit after layer", xticks=x)
+    for axes, words in ((left, "Other methods"), (right, "Exits that teach each other")):
+        axes.set_title(words)
+        axes.legend(loc="lower right")
+        axes.grid(alpha=0.3)
+    run = next(iter(found.values()))[0]
+    left.set_ylabel(f"{LONG[run['metric']]} on dev")
+    figure.suptitle(f"{task}: each exit by itself; line: mean, band: std over {seeds_of(found)}")
+    return figure
+
+
+def wall_points(runs, name, rule, clock):
+    """Mean over seeds of wall-clock speed-up and metric, a point a threshold -> x, y."""
+    x, y = [], []
+    for run in runs:
+        if (name, run["seed"]) in clock:
+            wall = clock[name, run["seed"]]["speedup_wall"]
+            rows = [(w, r) for w, r in zip(wall, run["sweep"], strict=True) if r["rule"] == rule]
+            x.append([w for w, _ in rows])
+            y.append([r[run["metric"]] for _, r in rows])
+    if not x:
+        return np.array([]), np.array([])
+    x, y = np.mean(x, axis=0), np.mean(y, axis=0)
+    return x[np.argsort(x)], y[np.argsort(x)]
+
+
+def speed_figure(task, found, clock):
+    """A column a rule; above, speed-up in layers, below, as a clock shows it."""
+    figure, panels = new_figure(2, 3, (15, 9), sharey=True)
+    run = next(iter(found.values()))[0]
+    M = len(run["exits"])
+    grid = np.linspace(1, M, 51)
+    for column, rule in enumerate(RULES):
+        for name, runs in found.items():
+            values = np.array([[at(run, rule, s) for s in grid] for run in runs])
+            line(panels[0, column], name, grid, values.mean(axis=0), every=5)
+            if name != CUT:
+                line(panels[1, column], name, *wall_points(runs, name, rule, clock))
+        panels[0, column].set(title=f"leave by {rule}", xlabel="speed-up in layers")
+        panels[1, column].set(xlabel="speed-up in wall-clock time, one thread, batches of 32")
+        panels[1, column].axvline(1, color="black", linewidth=0.8)
+    for axes in panels.flat:
+        axes.grid(alpha=0.3)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(f"{LONG[run['metric']]} on dev")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    figure.suptitle(
+        f"{task}: what leaving early costs and saves, mean over {seeds_of(found)}; "
+        "1 is full depth, up and to the right is better"
+    )
+    return figure
+
+
+def matrix(axes, values, words, low, high, cmap, title):
+    """Numbers on a ground whose darkness goes with them. values (M, M), words (M, M) of text."""
+    axes.imshow(values, cmap=cmap, vmin=low, vmax=high)
+    M = len(values)
+    for m, t in np.ndindex(M, M):
+        dark = abs(values[m, t]) > low + 0.62 * (high - low) if low == 0 else False
+        axes.text(t, m, words[m][t], ha="center", va="center", fontsize=8,
+                  color="white" if dark else "black")  # fmt: skip
+    axes.set(title=title, xlabel="teacher", ylabel="student")
+    axes.set_xticks(range(M), range(1, M + 1))
+    axes.set_yticks(range(M), range(1, M + 1))
+
+
+def weights_figure(task, runs):
+    """Final weights of distillation; the course of both kinds; cos(grad l_k, v)."""
+    figure, ((final, cosines), (ce, kd)) = new_figure(2, 2, (12, 10))
+    M = len(runs[0]["exits"])
+    w = np.array([run["weights"]["kd"] for run in runs]) * (M - 1)  # 1: the uniform sum
+    mean, std = w.mean(axis=0), deviation(w)
+    words = [[f"{mean[m, t]:.2f}\n±{std[m, t]:.2f}" if m != t else "-" for t in range(M)]
+             for m in range(M)]  # fmt: skip
+    title = "Learned weight of each distillation (1: the uniform sum)"
+    matrix(final, mean, words, 0, 2, "Greys", title)
+    probes = [[probe["kd"] for probe in run["alignment"]] for run in runs]
+    cos = np.mean([np.mean(p, axis=0) for p in probes], axis=0)  # (M, M)
+    words = [[f"{cos[m, t]:+.2f}" if m != t else "-" for t in range(M)] for m in range(M)]
+    top = max(0.01, np.abs(cos).max())
+    title = "Does the term pull where the judgement wants to go?\nmean of cos(grad KD, v)"
+    matrix(cosines, np.clip(cos, 0, None), words, 0, top / 0.9, "Greys", title)
+    steps = [row["step"] for row in runs[0]["course"]]
+    w_ce = np.array([[row["ce"] for row in run["course"]] for run in runs])  # (runs, steps, M)
+    w_kd = np.array([[row["kd"] for row in run["course"]] for run in runs])  # (runs, steps, M, M)
+    greys = [str(0.75 * (1 - m / (M - 1))) for m in range(M)]
+    for axes, values, words in (
+        (ce, w_ce, "weight of the cross-entropy of exit"),
+        (kd, w_kd.sum(axis=3), "mean weight of the distillation of student"),
+    ):
+        for m in range(M):
+            y, band = values[..., m].mean(axis=0), deviation(values[..., m])
+            axes.plot(
+                steps, y, "-", color=greys[m], marker="osv^DP"[m % 6], markersize=5, label=m + 1
+            )
+            axes.fill_between(steps, y - band, y + band, color=greys[m], alpha=0.15, linewidth=0)
+        axes.axhline(1, color="black", linestyle="--", linewidth=0.8)
+        axes.set(xlabel="step  (dashed line: the uniform sum)", ylabel="weight", ylim=(0, 2))
+        axes.set_title(f"Course: {words} ...")
+        axes.legend(ncols=3, loc="lower left")
+    figure.suptitle(
+        f"{task}, all exits teach, weights learned by cross; mean and std over {len(runs)} seed(s)"
+    )
+    return figure
+
+
+def levels_figure(found):
+    """Toy: mean exit of each level at the fastest setting that loses at most one point."""
+    figure, ((axes,),) = new_figure(1, 1, (8, 5))
+    shown = {n: runs for n, runs in found.items() if n != CUT and any(r["levels"] for r in runs)}
+    for i, (name, runs) in enumerate(shown.items()):
+        rows = np.array([[x["mean_exit"] for x in run["levels"]] for run in runs if run["levels"]])
+        label, colour, marker, style = STYLES[name]
+        x = np.arange(1, rows.shape[1] + 1) + 0.05 * (i - len(shown) / 2)  # beside each other
+        axes.errorbar(x, rows.mean(axis=0), deviation(rows), color=colour, marker=marker,
+                      linestyle=style, capsize=2, label=label)  # fmt: skip
+    axes.set(xlabel="level of difficulty, 1 to 4", ylabel="mean exit", xticks=[1, 2, 3, 4])
+    axes.set_title(
+        "toy: how deep each level goes, at the fastest setting of any rule\n"
+        f"that loses at most one point of accuracy; mean and std over {seeds_of(found)}"
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def draw(task, results, out):
+    """-> the paths of the pictures. ValueError if there is nothing to draw."""
+    found = drawn(task, results)
+    if not found:
+        raise ValueError(f"{Path(results) / task}: no results; python experiments/compare.py")
+    figures = {"exits": exits_figure(task, found)}
+    figures["speed"] = speed_figure(task, found, clocks(task, results))
+    if "all-cross" in found:
+        figures["weights"] = weights_figure(task, found["all-cross"])
+    if task == "toy":
+        figures["levels"] = levels_figure(found)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(Path(out) / f"{task}-{name}.png")
+        figure.savefig(paths[-1], dpi=100)
+    return paths
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Draw the comparison.")
+    parser.add_argument("--task", choices=TASKS, default="toy")
+    parser.add_argument("--results", default=str(COMPARED), help="folder of the results")
+    parser.add_argument("--out", default=str(ROOT / "docs"), help="folder for the pictures")
+    args = parser.parse_args()
+    try:
+        for path in draw(args.task, args.results, args.out):
+            print(path)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,365 @@
+"""experiments/compare.py: each method is what its name says, and a run repeated is the same run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import random_batch, tiny_model
+
+import leebert
+import train
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import compare  # noqa: E402
+import evidence  # noqa: E402
+import methods  # noqa: E402
+
+TINY = ["--train-examples=96", "--epochs=1"]  # 3 steps of the toy task
+
+
+def weights_of(name, M=3, results=None, seed=0):
+    """The loss weights that a run of the method begins with."""
+    method = methods.METHODS[name]
+    job = methods.Job(train.Config(seed=seed, **method.settings), results, {})
+    with methods.changed(method.changes, job):
+        return train.LossWeights(M, job.config.teachers).double()
+
+
+def trained(name, tmp_path, monkeypatch, seed=0):
+    """A tiny run of a method -> model before, model after, the Config of the run."""
+    kept = []
+    prepare = train.prepare
+
+    def keep(config):
+        task, tokenizer, model = prepare(config)
+        task.dev = task.dev[:40]
+        kept.extend([{k: v.clone() for k, v in model.state_dict().items()}, model, config])
+        return task, tokenizer, model
+
+    monkeypatch.setattr(train, "prepare", keep)
+    compare.one_run(name, "toy", seed, tmp_path, TINY)
+    monkeypatch.setattr(train, "prepare", prepare)
+    return kept[0], kept[1].state_dict(), kept[2]
+
+
+# --------------------------------------------------------------------------------------------------
+# Each method is what its name says
+
+
+def gradient(loss, model):
+    return torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+
+
+@pytest.mark.parametrize("name, loss", [
+    ("last", lambda ce, kd: ce[2]),
+    ("none-uniform", lambda ce, kd: ce.sum()),
+    ("pabee", lambda ce, kd: (1 * ce[0] + 2 * ce[1] + 3 * ce[2]) / 2),  # mean weight 1
+    ("fastbert", lambda ce, kd: ce.sum() + kd[0, 2] + kd[1, 2]),
+    ("later-uniform", lambda ce, kd: ce.sum() + (kd[0, 1] + kd[0, 2]) / 2 + kd[1, 2]),
+    ("all-uniform", lambda ce, kd: ce.sum() + kd.sum() / 2),
+    ("all-cross", lambda ce, kd: ce.sum() + kd.sum() / 2),  # where it begins
+])  # fmt: skip
+def test_theta_descends_the_loss_of_the_method(name, loss):
+    """With every term written out, from independent formulas, for M = 3."""
+    model, batch = tiny_model(), random_batch()
+    weights = weights_of(name)
+    if methods.METHODS[name].settings.get("weights") == "depth":
+        leebert.set_depth_weights(weights)
+    found = leebert.gradients(model, weights, batch, None, "fixed", temperature=1.0)[1]
+    z = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
+    ce = torch.stack([F.cross_entropy(x, batch.labels) for x in z])
+    kd = torch.stack([
+        torch.stack([F.kl_div(s.log_softmax(-1), t.detach().softmax(-1), reduction="batchmean")
+                     for t in z]) for s in z
+    ])  # fmt: skip
+    kd = kd * (1 - torch.eye(3))
+    for a, b in zip(found, gradient(loss(ce, kd), model), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_cut_after_k_is_a_model_of_k_layers(monkeypatch):
+    """The first exits of the whole model, and no tensor more."""
+    model, batch = tiny_model(layers=3), random_batch()
+    whole = model(*batch[:3])
+    number = sum(
+        p.numel() for p in [*model.bert.layers[2].parameters(), *model.exits[2].parameters()]
+    )
+    all_of_it = sum(p.numel() for p in model.parameters())
+    original = lambda config: ("task", "tokenizer", model)  # noqa: E731
+    monkeypatch.setattr(train, "prepare", original)
+    with methods.changed([methods.cut_after(2)], None):
+        _, _, cut = train.prepare(None)
+    assert torch.equal(cut(*batch[:3]), whole[:2]) and cut.bert.config.num_hidden_layers == 2
+    assert sum(p.numel() for p in cut.parameters()) == all_of_it - number
+
+
+def test_deebert_freezes_encoder_and_last_exit(tmp_path, monkeypatch):
+    """After stage 2 they are bit by bit those of the reference; the other exits have moved."""
+    before, last, _ = trained("last", tmp_path, monkeypatch)
+    _, deebert, _ = trained("deebert", tmp_path, monkeypatch)
+    for key in last:
+        other_exit = key.startswith("exits.") and not key.startswith("exits.5.")
+        assert torch.equal(last[key], deebert[key]) != other_exit, key
+    assert not torch.equal(before["bert.layers.0.up.weight"], last["bert.layers.0.up.weight"])
+
+
+def test_the_second_stage_sees_the_same_logits():
+    model, batch = tiny_model(), random_batch()
+    assert torch.equal(methods.OtherExits(model)(*batch[:3]), model(*batch[:3]))
+    names = [name for name, _ in methods.OtherExits(model).named_parameters()]
+    assert names == ["exits.0.weight", "exits.0.bias", "exits.1.weight", "exits.1.bias"]
+
+
+def test_berxit_alternates(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "training_step", lambda model, w: seen.append(w()[0].tolist()))
+    with methods.changed([methods.alternating], None):
+        weights = leebert.LossWeights(3, "none")
+        for _ in range(4):
+            train.training_step(None, weights)
+    assert seen == [[0, 0, 1], [1, 1, 1]] * 2
+
+
+def test_frozen_begins_and_stays_where_cross_has_ended(tmp_path, monkeypatch):
+    trained("all-cross", tmp_path, monkeypatch, seed=3)
+    end = json.loads((tmp_path / "toy" / "all-cross-s3.json").read_text())["weights"]
+    w_ce, w_kd = weights_of("all-frozen-d1", M=6, results=tmp_path / "toy", seed=3)()
+    assert w_ce.tolist() == pytest.approx(end["ce"]) and end["ce"] != [1] * 6
+    assert w_kd.flatten().tolist() == pytest.approx(sum(end["kd"], []))
+    trained("all-frozen-d1", tmp_path, monkeypatch, seed=3)
+    after = json.loads((tmp_path / "toy" / "all-frozen-d1-s3.json").read_text())["weights"]
+    assert after["ce"] == pytest.approx(end["ce"])
+
+
+def test_without_d2_it_sees_the_batches_of_cross(tmp_path, monkeypatch):
+    """all-uniform-d1 is paired with all-cross: d1 in the same order."""
+    seen = {}
+    step = train.training_step
+    for name in ("all-cross", "all-uniform-d1", "all-uniform"):
+        ids = seen[name] = []
+
+        def spy(model, weights, theta, omega, d1, d2, *args, ids=ids, **options):
+            ids.append(d1.input_ids)
+            return step(model, weights, theta, omega, d1, d2, *args, **options)
+
+        monkeypatch.setattr(train, "training_step", spy)
+        trained(name, tmp_path, monkeypatch)
+    same = [all(map(torch.equal, seen["all-cross"], seen[n])) for n in list(seen)[1:]
+            if [x.shape for x in seen[n]] == [x.shape for x in seen["all-cross"]]]  # fmt: skip
+    assert same[0] and not any(same[1:])
+
+
+@pytest.mark.parametrize("name", ["jsd", "mse", "attached"])
+def test_other_forms_of_distillation(name):
+    """One pair by the definition, and which side its gradient reaches."""
+    form = {
+        "jsd": methods.jensen_shannon,
+        "mse": methods.squared_error,
+        "attached": methods.attached,
+    }
+    z = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    p = (z / 2).softmax(-1)
+    r = (p[0] + p[1]) / 2
+
+    def kl(a, b):
+        return 4 * (a * (a / b).log()).sum() / 5  # tau^2, mean over 5 examples
+
+    expected = {"jsd": (kl(p[0], r) + kl(p[1], r)) / 2, "mse": ((z[0] - z[1]) ** 2).sum() / 15,
+                "attached": kl(p[1], p[0])}[name]  # fmt: skip
+    found = form[name](z, z, 2.0)[0, 1]
+    torch.testing.assert_close(found, expected)
+    slopes = torch.autograd.grad(found, z)[0].abs().sum(dim=(1, 2))
+    assert slopes[0] > 0 and (slopes[1] > 0) == (name == "attached")
+
+
+def test_softmax_weights_begin_uniform_and_keep_their_sum():
+    weights = leebert.LossWeights(4, "later").double()
+    uniform = weights()
+    for a, b in zip(methods.softmax_weights(weights), uniform, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        weights.ce.normal_()
+        weights.kd.normal_()
+    w_ce, w_kd = methods.softmax_weights(weights)
+    assert float(w_ce.sum() + w_kd.sum()) == pytest.approx(4 + 3)
+    assert float(w_ce[1] / w_ce[0]) == pytest.approx(float((weights.ce[1] - weights.ce[0]).exp()))
+    assert w_kd.tril().abs().sum() == 0
+
+
+def test_alignment_is_the_hypergradient_without_the_lengths():
+    """< v, grad l_k > = cos ||v|| ||grad l_k||, and dG/dw_k = -xi < v, grad l_k >."""
+    model, d1, d2 = tiny_model(), random_batch(seed=1), random_batch(seed=2)
+    weights, xi = leebert.LossWeights(3).double(), 0.1
+    ce, kd = methods.alignment(model, weights, d1, d2, xi, 0.7)
+    hyper = leebert.hypergradient(model, weights, d1, d2, xi, 0.7, "unrolled")
+    _, loss, _, _ = leebert.lower_level(model, weights, d1, 1.0)
+    g = gradient(loss, model)
+    named = zip(model.named_parameters(), g, strict=True)
+    ahead = {n: (p - xi * x).detach().requires_grad_() for (n, p), x in named}
+    judgement = leebert.upper_loss(model, ahead, d1, d2, 0.7)
+    v = methods.flat(torch.autograd.grad(judgement, list(ahead.values())))
+    for m in range(3):
+        terms, _ = leebert.loss_terms(model(*d1[:3]), d1.labels)
+        length = methods.flat(gradient(terms[m], model)).norm()
+        # dw_m / dOmega_m = 2 * 1/4 at Omega = 0
+        assert float(-2 * hyper[0][m] / xi) == pytest.approx(float(ce[m] * v.norm() * length))
+    assert kd.diagonal().tolist() == [0, 0, 0] and kd.abs().max() > 0.01
+
+
+def test_every_method_and_choice_has_settings_that_train_accepts():
+    for name in [*methods.METHODS, *methods.CHOICES]:
+        config = compare.config_of(name, "toy", 0)
+        assert config.epochs == (3 if name.endswith("-long") else 2 if "redraw" in name else 1)
+    assert compare.config_of("all-cross", "rte", 2, ["--lr=1e-4"]).lr == 1e-4
+    kinds = {train.optimize_of(compare.config_of(f"all-{k}", "toy", 0))
+             for k in ("single", "bilevel", "cross", "uniform")}  # fmt: skip
+    assert kinds == {"single", "bilevel", "cross", "fixed"}
+
+
+# --------------------------------------------------------------------------------------------------
+# Runs
+
+
+def command(*args):
+    return subprocess.run(
+        [sys.executable, ROOT / "experiments" / "compare.py", *map(str, args)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_a_run_repeated_gives_the_same_file_and_a_finished_one_is_left_alone(tmp_path):
+    run = ["--task", "toy", "--seeds", "1", "--only", "all-cross", "--results"]
+    for folder in ("one", "two"):
+        done = command(*run, tmp_path / folder, "--", *TINY)
+        assert done.returncode == 0 and "1/1  all-cross, seed 0: trained" in done.stdout, (
+            done.stderr
+        )
+    one, two = (tmp_path / folder / "toy" / "all-cross-s0.json" for folder in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    result = json.loads(one.read_text())
+    assert len(one.read_bytes()) < 20_000 and result["settings"]["train_examples"] == 96
+    assert [p["step"] for p in result["alignment"]] == [0, 1, 2] and len(result["course"]) == 1
+    clock = evidence.clocks("toy", tmp_path / "one")["all-cross", 0]
+    assert clock["seconds"] > 0 and len(clock["speedup_wall"]) == len(result["sweep"])
+    before = one.stat().st_mtime_ns
+    done = command(*run, tmp_path / "one", "--", *TINY)
+    assert "1 runs, 1 of them there" in done.stdout and one.stat().st_mtime_ns == before
+    done = command(*run, tmp_path / "one", "--", *TINY, "--lr=0.5")
+    assert done.returncode == 2 and "made with lr 0.001, not 0.5" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_only_what_is_missing_is_run_and_who_needs_another_comes_last(tmp_path):
+    done = tmp_path / "toy" / "last-s0.json"
+    done.parent.mkdir()
+    settings = compare.settings_of(compare.config_of("last", "toy", 0))
+    done.write_text(json.dumps({"settings": settings}))
+    jobs = [("all-frozen-d1", 0), ("last", 0), ("all-cross", 0), ("last", 1)]
+    first, then = compare.to_do(jobs, "toy", tmp_path, [])
+    assert first == [("all-cross", 0), ("last", 1)] and then == [("all-frozen-d1", 0)]
+
+
+def test_a_plan_has_every_method_for_every_seed():
+    jobs = compare.plan("toy", 2)
+    assert len(set(jobs)) == len(jobs) == 2 * (len(methods.METHODS) + len(methods.CHOICES))
+    assert [name for name, _ in compare.plan("rte", 1)] == list(methods.REAL)
+    assert compare.plan("cola", 2, ["pabee"]) == [("pabee", 0), ("pabee", 1)]
+
+
+# --------------------------------------------------------------------------------------------------
+# Numbers and tables
+
+
+def made_up(folder, task, name, seed, exits, sweep=()):
+    rows = [{"rule": "patience", "mean_exit": e, "acc": x} for e, x in sweep]
+    run = {
+        "metric": "acc",
+        "seed": seed,
+        "exits": [{"exit": m, "acc": x} for m, x in enumerate(exits, 1)],
+        "sweep": rows,
+    }
+    path = Path(folder) / task / f"{name}-s{seed}.json"
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(json.dumps(run))
+    with open(path.parent / "clocks.jsonl", "a") as clocks:
+        clocks.write(
+            json.dumps({"name": name, "seed": seed, "seconds": 7, "speedup_wall": []}) + "\n"
+        )
+    return run
+
+
+def test_area_of_a_curve_whose_area_is_known(tmp_path):
+    """M = 4, 0.9 at full depth, 0.7 from mean exit 2 down to 1.
+
+    With mean exit e = 4 / s: 0.7 + 0.1 (e - 2) for s <= 2, then 0.7. The integral of 4 / s - 2
+    from 1 to 2 is 4 log 2 - 2.
+    """
+    run = made_up(tmp_path, "toy", "pabee", 0, [0.7, 0.7, 0.7, 0.9], [(2.0, 0.7)])
+    assert evidence.at(run, "patience", 2) == pytest.approx(0.7)
+    assert evidence.at(run, "patience", 4 / 3) == pytest.approx(0.8)
+    expected = 0.7 + 0.1 * (4 * np.log(2) - 2) / 2
+    assert evidence.area(run, "patience") == pytest.approx(expected, abs=1e-4)
+    assert evidence.at(run, "entropy", 3) == pytest.approx(0.7 + 0.2 * (4 / 3 - 1) / 3)  # no sweep
+
+
+def test_models_cut_to_size_stand_in_one_row(tmp_path):
+    for k in range(1, 6):
+        made_up(tmp_path, "toy", f"cut{k}", 0, [0.1] * (k - 1) + [0.5 + k / 100])
+    made_up(tmp_path, "toy", "last", 0, [0.1] * 5 + [0.8])
+    made_up(tmp_path, "toy", "last", 1, [0.1] * 5 + [0.9])  # its parts are not there yet
+    (run,) = evidence.load("toy", "cut", tmp_path)
+    assert evidence.exits_of(run).tolist() == [0.51, 0.52, 0.53, 0.54, 0.55, 0.8]
+    assert [evidence.at(run, "entropy", s) for s in (2, 3)] == pytest.approx([0.53, 0.52])
+    lines = evidence.exits_table("toy", tmp_path).splitlines()
+    assert lines[2].endswith("| 2 | - | - | - | - | - | 85.0 +- 7.1 | - | 7 |")
+    assert lines[3].endswith("| 1 | 51.0 | 52.0 | 53.0 | 54.0 | 55.0 | 80.0 | 57.5 | 42 |")
+
+
+def test_tables_of_nothing_name_the_command(tmp_path):
+    for words in (evidence.exits_table("rte", tmp_path), evidence.speeds_table("rte", tmp_path)):
+        assert words.startswith("Not run yet: `python experiments/compare.py --task rte --seeds 3")
+    for table in (evidence.choices_table, evidence.questions_table, evidence.weights_table):
+        assert table(tmp_path).startswith("Not run yet: ")
+
+
+def test_a_question_is_answered_with_the_noise_of_seeds(tmp_path):
+    for seed in range(3):
+        made_up(tmp_path, "toy", "all-bilevel", seed, [0.6 + seed / 100] * 2)
+        made_up(tmp_path, "toy", "all-cross", seed, [0.8 + seed / 100] * 2)
+    lines = evidence.questions_table(tmp_path).splitlines()
+    assert len(lines) == 3 and "Cross rather than bilevel?" in lines[2]
+    assert lines[2].count("+20.0: yes p < 0.001") == 3 and "toy (3, 3)" in lines[2]
+
+
+def test_agreement_of_weights():
+    a, b = np.array([1.0, 2, 3]), np.array([3.0, 2, 1])
+    assert evidence.agreement([a, 2 * a, a + 1]) == pytest.approx(1)
+    assert evidence.agreement([a], [b]) == pytest.approx(-1)
+    run = {"weights": {"ce": [1.0, 1.5], "kd": [[0, 0.7], [0, 0]]}}
+    assert evidence.weight_vector(run).tolist() == [1, 1.5, 0.7]
+
+
+def test_write_tables_leaves_a_page_that_is_up_to_date(tmp_path):
+    """In a copy of the project: unchanged; and written anew where a number was changed by hand."""
+    copy = tmp_path / "copy"
+    ignored = shutil.ignore_patterns(".git", "__pycache__", "runs", "data", "models", ".*")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+
+    def write():
+        call = [sys.executable, "experiments/compare.py", "--write-tables"]
+        done = subprocess.run(call, cwd=copy, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return (copy / "README.md").read_bytes()
+
+    page = (copy / "README.md").read_bytes()
+    assert write() == page
+    (copy / "README.md").write_bytes(page.replace(b"BERT-base, no exits | 66.4", b"BERT | 99.9"))
+    assert (copy / "README.md").read_bytes() != page and write() == page
