@@ -1,7 +1,7 @@
 """Train every method with the same budget, over seeds; keep one small result file a run.
 
     python experiments/compare.py --task toy --seeds 5 --workers 2     # all methods, all choices
-    python experiments/compare.py --task rte --seeds 3 -- --data-dir GLUE    # a pretrained BERT
+    python experiments/compare.py --task rte sst2 cola --seeds 3 -- --data-dir GLUE    # pretrained
     python experiments/compare.py --task toy --seeds 5 --only all-cross all-bilevel
     python experiments/compare.py --write-tables                       # only the tables of README
     python experiments/compare.py --task toy --seeds 1 --only pabee --results /tmp/again   # repeat
@@ -169,7 +169,7 @@ def main():
     argv = [*sys.argv[1:], "--"]
     own, more = argv[: argv.index("--")], argv[argv.index("--") + 1 : -1]
     parser = argparse.ArgumentParser(description="Compare methods over seeds.")
-    parser.add_argument("--task", choices=TASKS)
+    parser.add_argument("--task", nargs="+", default=[], choices=TASKS)
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... (default 5)")
     parser.add_argument("--only", nargs="+", default=[], choices=[*METHODS, *CHOICES],
                         metavar="METHOD", help="of experiments/methods.py")  # fmt: skip
@@ -182,8 +182,9 @@ def main():
     failed = 0
     try:
         if not args.write_tables:
-            jobs = plan(args.task, args.seeds, args.only)
-            failed = run_all(jobs, args.task, args.results, more, args.workers)
+            for task in args.task:
+                jobs = plan(task, args.seeds, args.only)
+                failed += run_all(jobs, task, args.results, more, args.workers)
         if Path(args.results).resolve() == COMPARED:
             tables.main()
     except (ValueError, OSError) as error:

@@ -363,3 +363,29 @@ def test_write_tables_leaves_a_page_that_is_up_to_date(tmp_path):
     assert write() == page
     (copy / "README.md").write_bytes(page.replace(b"BERT-base, no exits | 66.4", b"BERT | 99.9"))
     assert (copy / "README.md").read_bytes() != page and write() == page
+
+
+def test_pictures_show_the_numbers_of_the_results(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    import plot
+
+    for seed in (0, 1):
+        for name in ("all-cross", "pabee"):
+            trained(name, tmp_path, monkeypatch, seed)
+    paths = plot.draw("toy", tmp_path, tmp_path)
+    names = ["toy-exits.png", "toy-speed.png", "toy-weights.png", "toy-levels.png"]
+    assert [path.name for path in paths] == names
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    found = plot.drawn("toy", tmp_path)
+    left, right = plot.exits_figure("toy", found).axes
+    for axes, name in ((left, "pabee"), (right, "all-cross")):
+        expected = np.mean([evidence.exits_of(run) for run in found[name]], axis=0)
+        assert axes.lines[0].get_ydata() == pytest.approx(expected)
+        assert axes.lines[0].get_label() == plot.STYLES[name][0]
+    axes = plot.weights_figure("toy", found["all-cross"]).axes[0]
+    shown = [run["weights"]["kd"][2][0] * 5 for run in found["all-cross"]]
+    assert f"{np.mean(shown):.2f}\n±{np.std(shown, ddof=1):.2f}" in [
+        t.get_text() for t in axes.texts
+    ]
+    with pytest.raises(ValueError, match="no results"):
+        plot.draw("cola", tmp_path, tmp_path)
