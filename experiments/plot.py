@@ -66,12 +66,13 @@ def deviation(values):
 
 def seeds_of(found):
     numbers = sorted({len(runs) for runs in found.values()})
-    return f"{numbers[0]} to {numbers[-1]} seeds" if len(numbers) > 1 else f"{numbers[0]} seed(s)"
+    words = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
+    return f"{words} seed{'s' if numbers[-1] > 1 else ''}"
 
 
 def exits_figure(task, found):
     """One curve a method: what each exit can do where every example goes as deep as that."""
-    figure, ((left, right),) = new_figure(1, 2, (12, 5), sharey=True)
+    figure, ((left, right),) = new_figure(1, 2, (12, 6), sharey=True)
     for name, runs in found.items():
         exits = np.array([exits_of(run) for run in runs])  # (runs, M)
         x = np.arange(1, exits.shape[1] + 1)
@@ -81,7 +82,7 @@ def exits_figure(task, found):
             axes.set(xlabel="exit after layer", xticks=x)
     for axes, words in ((left, "Other methods"), (right, "Exits that teach each other")):
         axes.set_title(words)
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
         axes.grid(alpha=0.3)
     run = next(iter(found.values()))[0]
     left.set_ylabel(f"{LONG[run['metric']]} on dev")
@@ -151,7 +152,8 @@ def weights_figure(task, runs):
     M = len(runs[0]["exits"])
     w = np.array([run["weights"]["kd"] for run in runs]) * (M - 1)  # 1: the uniform sum
     mean, std = w.mean(axis=0), deviation(w)
-    words = [[f"{mean[m, t]:.2f}\n±{std[m, t]:.2f}" if m != t else "-" for t in range(M)]
+    noise = [[f"\n±{x:.2f}" if len(runs) > 1 else "" for x in row] for row in std]
+    words = [[f"{mean[m, t]:.2f}{noise[m][t]}" if m != t else "-" for t in range(M)]
              for m in range(M)]  # fmt: skip
     title = "Learned weight of each distillation (1: the uniform sum)"
     matrix(final, mean, words, 0, 2, "Greys", title)
@@ -159,7 +161,9 @@ def weights_figure(task, runs):
     cos = np.mean([np.mean(p, axis=0) for p in probes], axis=0)  # (M, M)
     words = [[f"{cos[m, t]:+.2f}" if m != t else "-" for t in range(M)] for m in range(M)]
     top = max(0.01, np.abs(cos).max())
-    title = "Does the term pull where the judgement wants to go?\nmean of cos(grad KD, v)"
+    title = (
+        "Does the term pull where the judgement wants to go?\nmean of cos(grad KD, v); white: no"
+    )
     matrix(cosines, np.clip(cos, 0, None), words, 0, top / 0.9, "Greys", title)
     steps = [row["step"] for row in runs[0]["course"]]
     w_ce = np.array([[row["ce"] for row in run["course"]] for run in runs])  # (runs, steps, M)
@@ -180,7 +184,8 @@ def weights_figure(task, runs):
         axes.set_title(f"Course: {words} ...")
         axes.legend(ncols=3, loc="lower left")
     figure.suptitle(
-        f"{task}, all exits teach, weights learned by cross; mean and std over {len(runs)} seed(s)"
+        f"{task}, all exits teach, weights learned by cross; mean and std over "
+        f"{seeds_of({'all-cross': runs})}"
     )
     return figure
 
