@@ -17,12 +17,13 @@ run has one thread). Clocks, which no run repeats, are beside it in clocks.jsonl
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import multiprocessing
 import os
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,10 +48,16 @@ TASKS = {
 
 
 def plan(task, seeds, only=()):
-    """-> list of (name, seed). A seed is complete before the next begins, the most wanted first."""
-    names = [*METHODS, *CHOICES] if task == "toy" else REAL
-    names = list(only) or names
-    return [(name, seed) for seed in range(seeds) for name in names]
+    """-> list of (name, seed), the most wanted first, and who needs another's result after it."""
+    names = list(only) or ([*METHODS, *CHOICES] if task == "toy" else REAL)
+    jobs = [(name, seed) for seed in range(seeds) for name in names]
+    return sorted(jobs, key=lambda job: group(job[0]))  # stable: in a group, seed after seed
+
+
+def group(name):
+    if name in CHOICES:
+        return 3
+    return 2 if name.endswith("-long") else 1 if METHODS[name].needs else 0
 
 
 def config_of(name, task, seed, more=()):
@@ -127,23 +134,20 @@ def no_picture():
 
 
 def to_do(jobs, task, results, more):
-    """-> the runs that are not there yet; and those of them that need the result of another."""
-    missing = [
+    """-> the runs of the plan that are not there yet."""
+    return [
         (name, seed)
         for name, seed in jobs
         if not is_done(result_path(results, task, name, seed), config_of(name, task, seed, more))
     ]
-    needy = [job for job in missing if {**METHODS, **CHOICES}[job[0]].needs]
-    return [job for job in missing if job not in needy], needy
 
 
 def run_all(jobs, task, results, more, workers):
     """Make the runs that are not there yet, `workers` at a time -> number of those that failed."""
-    first, then = to_do(jobs, task, results, more)
-    missing = len(first) + len(then)
-    print(f"{task}: {len(jobs)} runs, {len(jobs) - missing} of them there", flush=True)
+    missing = to_do(jobs, task, results, more)
+    print(f"{task}: {len(jobs)} runs, {len(jobs) - len(missing)} of them there", flush=True)
     spawn, failed, finished = multiprocessing.get_context("spawn"), 0, 0
-    for part in (first, then):
+    for _, part in itertools.groupby(missing, key=lambda job: group(job[0])):
         # A process for every run: no run can leave anything behind for the next.
         with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
             futures = {
@@ -158,7 +162,7 @@ def run_all(jobs, task, results, more, workers):
                         words = f"trained in {future.result():.0f} s"
                     except (ValueError, OSError, FloatingPointError) as error:
                         failed, words = failed + 1, f"error: {error}"
-                    print(f"{finished}/{missing}  {name}, seed {seed}: {words}", flush=True)
+                    print(f"{finished}/{len(missing)}  {name}, seed {seed}: {words}", flush=True)
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -187,7 +191,7 @@ def main():
                 failed += run_all(jobs, task, args.results, more, args.workers)
         if Path(args.results).resolve() == COMPARED:
             tables.main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, BrokenExecutor) as error:  # the last: a run was killed
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
