@@ -334,8 +334,8 @@ def test_tables_of_nothing_name_the_command(tmp_path):
 
 def test_a_question_is_answered_with_the_noise_of_seeds(tmp_path):
     for seed in range(3):
-        made_up(tmp_path, "toy", "all-bilevel", seed, [0.6 + seed / 100] * 2)
-        made_up(tmp_path, "toy", "all-cross", seed, [0.8 + seed / 100] * 2)
+        made_up(tmp_path, "toy", "all-bilevel", seed, [0.6 + seed / 100] * 6)
+        made_up(tmp_path, "toy", "all-cross", seed, [0.8 + seed / 100] * 6)
     lines = evidence.questions_table(tmp_path).splitlines()
     assert len(lines) == 3 and "Cross rather than bilevel?" in lines[2]
     assert lines[2].count("+20.0: yes p < 0.001") == 3 and "toy (3, 3)" in lines[2]
