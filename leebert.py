@@ -513,13 +513,14 @@ def early_exit(model, batch, rule, threshold):
         hidden = layer(hidden, bias)
         history = torch.cat([history, exit(hidden[:, 0])[None]])
         leave = RULES[rule](history, threshold) if m < M else torch.ones_like(inside).bool()
+        if not leave.any():
+            continue
         predictions[inside[leave]] = answers(history[-1, leave])
         exit_layer[inside[leave]] = m
         if leave.all():
             break
-        if leave.any():
-            stay = ~leave
-            hidden, bias, inside, history = hidden[stay], bias[stay], inside[stay], history[:, stay]
+        stay = ~leave
+        hidden, bias, inside, history = hidden[stay], bias[stay], inside[stay], history[:, stay]
     return predictions, exit_layer
 
 

@@ -5,6 +5,7 @@
     python experiments/benchmark.py --glue GLUE --run RUN_DIR   # real data, and a trained sst2 run
 
     step      a complete training step of each method against a plain one; higher and torchopt too
+    memory    the same steps, each in a process of its own
     every     what --omega-every saves
     growth    a step against the number of exits and the length of the input
     encoder   bert.py against transformers, and against the bare matrix products
@@ -14,8 +15,7 @@
 
 Repetitions of all rivals take turns, so that a slow moment of the machine hits them alike; shown
 are the median, and the quartiles of the ratio. Before a rival is timed its result is compared with
-ours: a fast wrong answer does not count. Peak memory is taken in a process of its own for each
-method. A peer or a file that is not there leaves an empty row.
+ours: a fast wrong answer does not count. A peer or a file that is not there leaves an empty row.
 """
 
 import argparse
@@ -222,20 +222,31 @@ def errors(config, B, T):
     return result
 
 
-def peak(size, name, config=None, B=None, T=None):
-    """Peak memory in MB of two steps, in a process that does nothing else."""
-    arguments = json.dumps([*(SIZES[size][:3] if size else (config, B, T)), name])
-    done = subprocess.run(
-        [sys.executable, __file__, "--peak", arguments], capture_output=True, text=True, check=True
-    )
-    return float(done.stdout)
+def alone(config, B, T, name, keep):
+    """Two steps in a process that does nothing else -> peak memory in MB, seconds of the second."""
+    arguments = json.dumps([config, B, T, name, keep])
+    command = [sys.executable, __file__, "--alone", arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
-def print_peak(config, B, T, name):
+def run_alone(config, B, T, name, keep):
+    if keep:
+        train.keep_freed_memory()
     state = problem(config, B, T)
     for _ in range(2):
+        start = time.perf_counter()
         STEPS[name](state)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(json.dumps({"peak_mb": peak_mb(), "seconds": time.perf_counter() - start}))
+
+
+def peak_mb():
+    """Of this process. getrusage would do elsewhere; on Linux it begins with the parent's peak."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def step_of_size(size):
@@ -244,10 +255,8 @@ def step_of_size(size):
     state = problem(config, B, T)
     steps = {name: step for name, step in STEPS.items() if installed(name)}
     rows = take_turns({n: lambda step=step: step(state) for n, step in steps.items()}, repetitions)
-    for name in rows:
-        rows[name]["peak_mb"] = peak(size, name)
-        if name in error:
-            rows[name]["error"] = error[name]
+    for name in rows.keys() & error.keys():
+        rows[name]["error"] = error[name]
     rows = {name: rows.get(name) for name in STEPS}
     show(f"one step, {size}, {B} x {T} tokens; against a plain step", rows)
     return {"batch": B, "tokens": T, "repetitions": repetitions, "rows": rows}
@@ -255,6 +264,21 @@ def step_of_size(size):
 
 def part_step(_):
     return {size: step_of_size(size) for size in SIZES}
+
+
+def part_memory(_):
+    """Each step in a process of its own, with the allocator that train.py sets and with glibc's."""
+    sizes = {}
+    for size, (config, B, T, _) in SIZES.items():
+        print(f"\n{size}: peak memory and one step, as train.py has it, and as glibc has it")
+        sizes[size] = {}
+        for name in STEPS:
+            if installed(name):
+                kept, plain = (alone(config, B, T, name, keep) for keep in (True, False))
+                sizes[size][name] = {"kept": kept, "glibc": plain}
+                words = (f"{x['peak_mb']:6.0f} MB {x['seconds']:7.2f} s" for x in (kept, plain))
+                print(f"  {name:<34}{'   '.join(words)}", flush=True)
+    return sizes
 
 
 def part_every(_):
@@ -279,7 +303,7 @@ def growth_case(M, T):
     state, names = problem(config, 8, T), ("plain (uniform weights)", "bilevel, reuse")
     rows = take_turns({name: lambda name=name: STEPS[name](state) for name in names}, 7)
     for name in names:
-        rows[name]["peak_mb"] = peak(None, name, config, 8, T)
+        rows[name]["peak_mb"] = alone(config, 8, T, name, keep=True)["peak_mb"]
     show(f"{M} exits, {M * M} terms, 8 x {T} tokens", rows)
     return rows
 
@@ -503,6 +527,7 @@ def part_toy(_):
 
 PARTS = {
     "step": part_step,
+    "memory": part_memory,
     "every": part_every,
     "growth": part_growth,
     "encoder": part_encoder,
@@ -527,11 +552,11 @@ def main():
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default all")
     parser.add_argument("--glue", default="data", help="folder with GLUE's folders")
     parser.add_argument("--run", default="runs/sst2-all-cross-s0", help="a trained run on sst2")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.alone:
+        return run_alone(*json.loads(options.alone))
     train.keep_freed_memory()
-    if options.peak:
-        return print_peak(*json.loads(options.peak))
     unknown = set(options.parts) - PARTS.keys()
     if unknown:
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")

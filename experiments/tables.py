@@ -136,26 +136,33 @@ def machine():
 
 
 def step_table():
-    """Ratio to a plain step, extra memory, error: one row a method, BERT-base and MiniLM."""
-    sizes = [f for name, f in measured("step").items() if not name.startswith("toy")]
-    base = [f["rows"]["plain (uniform weights)"] for f in sizes]
-    rows = []
-    for name in sizes[0]["rows"]:
-        cells, error = [name], ""
-        for figures, plain in zip(sizes, base, strict=True):
-            row = figures["rows"][name]
+    """BERT-base and MiniLM: ratio to a plain step, extra memory; error, and glibc's allocator."""
+    sizes = [size for size in measured("step") if not size.startswith("toy")]
+    figures = [measured("step")[size] for size in sizes]
+    memory = [measured("memory")[size] for size in sizes]
+    plain, rows = "plain (uniform weights)", []
+    for name in figures[0]["rows"]:
+        cells = [name]
+        for found, alone in zip(figures, memory, strict=True):
+            row = found["rows"][name]
             if row is None:
                 cells += ["not installed", ""]
                 continue
             low, high = row["quartiles"]
-            cells.append(f"{row['ratio']:.2f} ({low:.2f} - {high:.2f})")
-            cells.append(f"{(row['peak_mb'] - plain['peak_mb']) / 1000:+.2f} GB")
-            error = f"{row['error']:.0e}" if "error" in row else error
-        rows.append([*cells, error])
-    plain = (f"{p['seconds']:.2f} s and {p['peak_mb'] / 1000:.1f} GB" for p in base)
-    sizes = (f"{f['batch']} x {f['tokens']} tokens" for f in sizes)
-    words = [f"{size}: plain {cost}" for size, cost in zip(sizes, plain, strict=True)]
-    head = ["step", "BERT-base, time", "memory", "MiniLM, time", "memory", "error in float32"]
+            extra = (alone[name]["kept"]["peak_mb"] - alone[plain]["kept"]["peak_mb"]) / 1000
+            cells += [f"{row['ratio']:.2f} ({low:.2f} - {high:.2f})", f"{extra:+.2f} GB"]
+        error = figures[-1]["rows"][name] or {}
+        glibc = [alone[name]["glibc"]["seconds"] for alone in memory if name in alone]
+        kept = [f["rows"][plain]["seconds"] for f in figures]
+        cells += [", ".join(f"{a / b:.2f}" for a, b in zip(glibc, kept, strict=False))]
+        rows.append([*cells, f"{error['error']:.0e}" if "error" in error else ""])
+    words = [
+        f"{size}, {f['batch']} x {f['tokens']} tokens: plain {f['rows'][plain]['seconds']:.2f} s, "
+        f"{alone[plain]['kept']['peak_mb'] / 1000:.1f} GB"
+        for size, f, alone in zip(sizes, figures, memory, strict=True)
+    ]
+    head = ["step", "BERT-base, time", "memory", "MiniLM, time", "memory",
+            "times with glibc's allocator", "error in float32"]  # fmt: skip
     return table(head, rows) + "\n\n" + "; ".join(words) + ". " + machine()
 
 
