@@ -40,6 +40,7 @@ from safetensors.torch import save_file
 
 from bert import Bert, BertConfig, load_bert
 from data import (
+    GLUE,
     METRICS,
     TASKS,
     Batch,
@@ -106,6 +107,7 @@ class Config:
     device: str = option("auto", "where to compute", ("auto", "cuda", "mps", "cpu"))
     log_every: int = option(10, "steps between two lines of the log")
     out: str = option("", "folder of the run; default runs/<task>-<method>-s<seed>")
+    predict: bool = option(False, "then answer GLUE's test set, see predict.py")
 
 
 # From random weights, and from a checkpoint.
@@ -156,6 +158,8 @@ def parse(argv):
             raise ValueError(f"--{name.replace('_', '-')} must not be negative")
     if not 0 < config.d2_fraction < 1 or not config.warmup <= 1:
         raise ValueError("--d2-fraction and --warmup must lie between 0 and 1")
+    if config.predict and config.task not in GLUE:
+        raise ValueError(f"--predict is for GLUE's server, which has no task {config.task}")
     if config.model == "toy" and config.task != "toy":
         raise ValueError("--model toy knows the words of the toy task only; name a checkpoint")
     return config
@@ -198,6 +202,8 @@ def prepare(config):
         task = own_task(config.train_file, config.dev_file)
     else:
         task = load_task(config.task, config.data_dir)
+    if config.predict and not task.test:
+        raise ValueError(f"--predict: no test file of {task.name} in {config.data_dir}")
     if config.model == "toy":
         tokenizer = toy_tokenizer()
         bert = Bert(BertConfig(vocab_size=tokenizer.get_vocab_size(), **TOY_BERT))
@@ -564,6 +570,10 @@ def run(config):
         print(f"picture: {draw(folder)}")
     except ImportError as error:
         print(f"no picture ({error}): pip install matplotlib, then python picture.py {folder}")
+    if config.predict:
+        from predict import predict  # not above: it imports this file
+
+        print("written:", *predict(folder))
     return folder
 
 

@@ -3,11 +3,11 @@
     python experiments/compare.py --task toy --seeds 5 --workers 2     # all methods, all choices
     python experiments/compare.py --task rte sst2 cola --seeds 3 -- --data-dir GLUE    # pretrained
     python experiments/compare.py --task toy --seeds 5 --only all-cross all-bilevel
-    python experiments/compare.py --write-tables                       # only the tables of README
+    python experiments/compare.py --write-tables                       # only the tables
     python experiments/compare.py --task toy --seeds 1 --only pabee --results /tmp/again   # repeat
 
 What follows `--` goes to train.py, for every run. Runs whose file is there are not made again, so
-the same command goes on where it was stopped. At the end the tables of README.md are written.
+the same command goes on where it was stopped. At the end the tables of docs/evidence.md are written.
 
 results/compare/TASK/METHOD-sSEED.json holds all that depends on settings and seed alone: the same
 run, repeated on the same machine with the same versions, gives the same file, byte by byte (each
@@ -181,7 +181,7 @@ def main():
                         metavar="METHOD", help="of experiments/methods.py")  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--results", default=str(COMPARED), help="folder of the results")
-    parser.add_argument("--write-tables", action="store_true", help="write README.md and stop")
+    parser.add_argument("--write-tables", action="store_true", help="write docs/evidence.md and stop")
     args = parser.parse_args(own)
     if not args.write_tables and (not args.task or args.seeds < 1 or args.workers < 1):
         parser.error("--task and a positive number of --seeds and --workers, or --write-tables")

@@ -300,13 +300,13 @@ def published_table():
 
 
 def pictures(folder=ROOT / "docs"):
-    """The two pictures of the README, or how to draw them."""
+    """The two pictures of docs/evidence.md, or how to draw them."""
     words = {
         "toy-exits": "Accuracy of every exit, mean and band over seeds, for each method",
         "toy-speed": "Accuracy against speed-up, in layers and in wall-clock time, for each method",
     }
     there = [
-        f"![{words[name]}](docs/{name}.png)" for name in words if (folder / f"{name}.png").exists()
+        f"![{words[name]}]({name}.png)" for name in words if (folder / f"{name}.png").exists()
     ]
     return "\n\n".join(there) or "Not drawn yet: `python experiments/plot.py --task toy`"
 

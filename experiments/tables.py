@@ -1,6 +1,6 @@
-"""Write the numbers of README.md and docs/faq.md, from the files in results/, between markers.
+"""Write the numbers of README.md and of two pages in docs/, from the files in results/, between markers.
 
-    python experiments/tables.py             # rewrite both; unchanged if they are up to date
+    python experiments/tables.py             # rewrite them; unchanged if up to date
 
 A block looks like this, and the text between the two lines is replaced:
 
@@ -16,7 +16,7 @@ import evidence
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/faq.md")
+PAGES = ("README.md", "docs/faq.md", "docs/evidence.md")
 
 
 def load(name):

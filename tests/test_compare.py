@@ -359,12 +359,13 @@ def test_write_tables_leaves_a_page_that_is_up_to_date(tmp_path):
         call = [sys.executable, "experiments/compare.py", "--write-tables"]
         done = subprocess.run(call, cwd=copy, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return (copy / "README.md").read_bytes()
+        return path.read_bytes()
 
-    page = (copy / "README.md").read_bytes()
+    path = copy / "docs" / "evidence.md"
+    page = path.read_bytes()
     assert write() == page
-    (copy / "README.md").write_bytes(page.replace(b"BERT-base, no exits | 66.4", b"BERT | 99.9"))
-    assert (copy / "README.md").read_bytes() != page and write() == page
+    path.write_bytes(page.replace(b"BERT-base, no exits | 66.4", b"BERT | 99.9"))
+    assert path.read_bytes() != page and write() == page
 
 
 def test_pictures_show_the_numbers_of_the_results(tmp_path, monkeypatch):

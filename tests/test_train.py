@@ -295,6 +295,22 @@ def test_every_method_trains(workplace, tmp_path):
             assert w_ce != [1, 1, 1] and (max(w_ce) < 1 or optimize != "single")
 
 
+def test_predict_answers_the_test_set_at_the_end(workplace, tmp_path):
+    data = tmp_path / "glue"
+    for name in ("train", "dev"):
+        text = (workplace / "SST-2" / f"{name}.tsv").read_text(encoding="utf-8")
+        write(data / "SST-2" / f"{name}.tsv", text)
+    arguments = [*options(workplace, out=tmp_path / "run"), "--predict", "--data-dir", data]
+    missing = command("train.py", *arguments)
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert "no test file of sst2" in missing.stderr and not (tmp_path / "run").exists()
+    write(data / "SST-2" / "test.tsv", "index\tsentence\n0\tgood film\n1\tbad film\n")
+    done = command("train.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    answers = (tmp_path / "run" / "SST-2.tsv").read_text(encoding="utf-8").split("\n")
+    assert answers[0] == "index\tprediction" and [x[:2] for x in answers[1:3]] == ["0\t", "1\t"]
+
+
 def test_own_files_train_like_a_glue_task(workplace, tmp_path, monkeypatch):
     """SST-2's files are such files. Same examples, same run; only the task's name differs."""
     files = [f"--{n}-file={workplace / 'SST-2' / n}.tsv" for n in ("train", "dev")]
