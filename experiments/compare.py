@@ -7,7 +7,7 @@
     python experiments/compare.py --task toy --seeds 1 --only pabee --results /tmp/again   # repeat
 
 What follows `--` goes to train.py, for every run. Runs whose file is there are not made again, so
-the same command goes on where it was stopped. At the end the tables of docs/evidence.md are written.
+the same command goes on where it was stopped. At the end docs/evidence.md gets its tables.
 
 results/compare/TASK/METHOD-sSEED.json holds all that depends on settings and seed alone: the same
 run, repeated on the same machine with the same versions, gives the same file, byte by byte (each
@@ -181,7 +181,7 @@ def main():
                         metavar="METHOD", help="of experiments/methods.py")  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--results", default=str(COMPARED), help="folder of the results")
-    parser.add_argument("--write-tables", action="store_true", help="write docs/evidence.md and stop")
+    parser.add_argument("--write-tables", action="store_true", help="write that page and stop")
     args = parser.parse_args(own)
     if not args.write_tables and (not args.task or args.seeds < 1 or args.workers < 1):
         parser.error("--task and a positive number of --seeds and --workers, or --write-tables")

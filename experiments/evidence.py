@@ -305,9 +305,7 @@ def pictures(folder=ROOT / "docs"):
         "toy-exits": "Accuracy of every exit, mean and band over seeds, for each method",
         "toy-speed": "Accuracy against speed-up, in layers and in wall-clock time, for each method",
     }
-    there = [
-        f"![{words[name]}]({name}.png)" for name in words if (folder / f"{name}.png").exists()
-    ]
+    there = [f"![{words[name]}]({name}.png)" for name in words if (folder / f"{name}.png").exists()]
     return "\n\n".join(there) or "Not drawn yet: `python experiments/plot.py --task toy`"
 
 

@@ -1,4 +1,4 @@
-"""Write the numbers of README.md and of two pages in docs/, from the files in results/, between markers.
+"""Write the numbers of README.md and two pages in docs/, from the files in results/.
 
     python experiments/tables.py             # rewrite them; unchanged if up to date
 
