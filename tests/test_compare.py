@@ -253,8 +253,8 @@ def test_a_run_repeated_gives_the_same_file_and_a_finished_one_is_left_alone(tmp
     before = one.stat().st_mtime_ns
     done = command(*run, tmp_path / "one", "--", *TINY)
     assert "1 runs, 1 of them there" in done.stdout and one.stat().st_mtime_ns == before
-    done = command(*run, tmp_path / "one", "--", *TINY, "--lr=0.5")
-    assert done.returncode == 2 and "made with lr 0.001, not 0.5" in done.stderr
+    done = command(*run, tmp_path / "one", "--", *TINY, "--weight-decay=0.5")
+    assert done.returncode == 2 and "made with weight_decay 0.01, not 0.5" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
