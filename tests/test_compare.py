@@ -45,6 +45,7 @@ def trained(name, tmp_path, monkeypatch, seed=0):
         return task, tokenizer, model
 
     monkeypatch.setattr(train, "prepare", keep)
+    monkeypatch.setattr(methods, "PROBES", 1)
     compare.one_run(name, "toy", seed, tmp_path, TINY)
     monkeypatch.setattr(train, "prepare", prepare)
     return kept[0], kept[1].state_dict(), kept[2]
