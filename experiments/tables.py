@@ -153,7 +153,7 @@ def step_table():
             cells += [f"{row['ratio']:.2f} ({low:.2f} - {high:.2f})", f"{extra:+.2f} GB"]
         error = figures[-1]["rows"][name] or {}
         glibc = [alone[name]["glibc"]["seconds"] for alone in memory if name in alone]
-        kept = [f["rows"][plain]["seconds"] for f in figures]
+        kept = [alone[plain]["kept"]["seconds"] for alone in memory]
         cells += [", ".join(f"{a / b:.2f}" for a, b in zip(glibc, kept, strict=False))]
         rows.append([*cells, f"{error['error']:.0e}" if "error" in error else ""])
     words = [
