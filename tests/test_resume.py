@@ -1,0 +1,198 @@
+"""Interrupted at any moment and resumed, a run ends as if nothing had happened, bit by bit."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from test_train import ROOT, options, options_of, without_clocks, workplace  # noqa: F401
+
+import train
+from data import Encoded
+from train import Config, parse
+
+SIGNALS = [getattr(signal, f"SIG{name}") for name in ("KILL", "INT", "TERM") if os.name != "nt"]
+
+
+def leave(folder):
+    """All that a finished run leaves and that no clock has touched."""
+    result = without_clocks(json.loads((folder / "result.json").read_text()))
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for row in log:
+        assert row.pop("seconds") > 0 and row.pop("tokens_per_second") > 0
+    weights = (folder / "model.safetensors").read_bytes()
+    names = {path.name for path in folder.iterdir()} - {"report.png"}
+    return result, log, weights, names, (folder / "tokenizer.json").read_bytes()
+
+
+def life(argv):
+    """What a process does that was forked from one which has loaded torch already."""
+    sys.stdout = open(os.devnull, "w")
+    torch.set_num_threads(1)
+    sys.argv, train.SELDOM, train.draw = ["train.py", *argv], 2, lambda folder: folder
+    train.main()
+
+
+@pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
+@pytest.mark.parametrize("seed, more", [
+    (0, dict(epochs=9)),
+    (1, dict(epochs=9, redraw=None, omega_every=3, hypergradient="difference")),
+    (2, dict(epochs=12, optimize="single", log_every=7)),
+])  # fmt: skip
+def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
+    workplace,  # noqa: F811
+    tmp_path,
+    seed,
+    more,
+):
+    """Eight interruptions a run, by SIGKILL, SIGINT and SIGTERM, at random moments.
+
+    Checkpoints take a third of the time, so that many are hit while they are being written.
+    """
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["train", "test_resume"])
+    argv = [*options(workplace), *(o.removesuffix("=None") for o in options_of(more))]
+    rng, ends, moments = random.Random(seed), [], set()
+
+    def start(*how):
+        process = processes.Process(target=life, args=([*argv, *how],))
+        process.start()
+        return process
+
+    for name in ("warm", "whole"):  # the first one waits for the server of processes
+        begun = time.perf_counter()
+        start(f"--out={tmp_path / name}").join()
+    length, folder = time.perf_counter() - begun, tmp_path / "killed"
+    while len(ends) < 8:
+        resume = (folder / "config.json").exists()
+        process = start(f"--resume={folder}" if resume else f"--out={folder}")
+        time.sleep(rng.uniform(0.1, 0.9) * length)
+        number = rng.choice(SIGNALS)
+        if process.is_alive():
+            os.kill(process.pid, number)
+        process.join()
+        if process.exitcode == 0:  # it was quicker; once more from the start
+            for path in folder.iterdir():
+                path.unlink()
+            continue
+        # Before main() has begun, Python answers a signal in its own way.
+        ends.append(process.exitcode)
+        assert process.exitcode in (-number, 128 + number, 1)
+        moments |= {path.name.split("-")[1] for path in train.checkpoints(folder)}
+    process = start(f"--resume={folder}")
+    process.join()
+    assert process.exitcode == 0 and len(moments) > 2
+    expected = leave(tmp_path / "whole")
+    for one, other in zip(leave(folder), expected, strict=True):
+        assert one == other
+
+
+@pytest.fixture
+def halfway(workplace, tmp_path, monkeypatch):  # noqa: F811
+    """Two folders: a finished run, and the same one killed in step 13 of 16, after a checkpoint."""
+    monkeypatch.setattr(train, "SELDOM", 0)  # a checkpoint at every step
+    train.run(parse(options(workplace, out=tmp_path / "whole")))
+    original, steps = train.training_step, iter(range(1, 100))
+
+    def killed(*args, **kwargs):
+        if next(steps) == 13:
+            raise KeyboardInterrupt(signal.SIGINT)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(train, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(parse(options(workplace, out=tmp_path / "run")))
+    monkeypatch.setattr(train, "training_step", original)
+    return tmp_path / "whole", tmp_path / "run"
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "both"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(halfway, capsys, damage):
+    whole, folder = halfway
+    previous, last = train.checkpoints(folder)
+    assert [path.name.split("-")[1] for path in (previous, last)] == ["00000011", "00000012"]
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data if damage == "bit" else data[:-1])
+    if damage == "both":
+        previous.write_bytes(b"")
+    capsys.readouterr()
+    train.run(parse([f"--resume={folder}"]))
+    printed = capsys.readouterr().out
+    assert f"going on after step {0 if damage == 'both' else 11} of 16" in printed
+    assert printed.count("is damaged") == (2 if damage == "both" else 1) and str(last) in printed
+    assert leave(folder) == leave(whole)
+
+
+def test_a_finished_run_is_not_touched(halfway, capsys):
+    whole, _ = halfway
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in whole.iterdir()}
+    capsys.readouterr()
+    assert train.run(parse([f"--resume={whole}"])) == whole
+    assert capsys.readouterr().out == f"{whole} is finished; nothing was done\n"
+    after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in whole.iterdir()}
+    assert before == after
+
+
+def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, tmp_path):  # noqa: F811
+    folder = halfway[1]
+    train.parse([f"--resume={folder}", "--lr=1e-3", "--seed=0"])  # the same: no objection
+    for option, was in (("--lr=2.0", "0.001"), ("--seed=1", "0"), ("--redraw", "False")):
+        name = option.partition("=")[0]
+        with pytest.raises(ValueError, match=f"^{name} .*: this run began with {was}, which stays"):
+            parse([f"--resume={folder}", option])
+    with pytest.raises(ValueError, match="no run to go on with"):
+        parse([f"--resume={tmp_path / 'nowhere'}"])
+    with pytest.raises(ValueError, match="holds an unfinished run; --resume"):
+        train.run(parse(options(workplace, out=folder)))
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "train_data": "0" * 16}))
+    with pytest.raises(ValueError, match="train_data has changed since this run began"):
+        train.run(parse([f"--resume={folder}"]))
+    path.write_text("{")
+    with pytest.raises(ValueError, match="not the settings of a run"):
+        parse([f"--resume={folder}"])
+
+
+@pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+def test_an_interruption_says_how_to_go_on(tmp_path, name):
+    out = tmp_path / "my run"
+    process = subprocess.Popen(
+        [sys.executable, "-u", "train.py", "--train-examples=320", "--batch-size=8",
+         "--log-every=1", f"--out={out}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not process.stdout.readline().startswith("step "):
+        assert process.poll() is None
+    process.send_signal(getattr(signal, f"SIG{name}"))
+    _, error = process.communicate()
+    assert error == f"to go on: python train.py --resume '{out}'\ninterrupted\n"
+    assert process.returncode == {"INT": 130, "TERM": 143}[name]
+
+
+def test_a_stream_is_a_function_of_its_position():
+    """Whoever enters in the middle sees what he would have seen, and every pass sees all."""
+    lengths = np.random.default_rng(0).integers(3, 9, 50)
+    encoded = Encoded([[i] * n for i, n in enumerate(lengths)], [[0] * n for n in lengths],
+                      lengths, np.arange(50), 0)  # fmt: skip
+    indices = np.arange(5, 50)  # 45 examples are 7 batches of 7, the last of 3
+
+    def labels(position, count, what="d1"):
+        batches = train.stream(Config(seed=3), encoded, indices, 7, what, position, "cpu")
+        return [batch.labels.tolist() for _, batch in zip(range(count), batches, strict=False)]
+
+    all = labels(0, 28)
+    assert all[11:] == labels(11, 17) and all != labels(0, 28, "d2")
+    passes = [sum(all[i : i + 7], []) for i in range(0, 28, 7)]
+    assert all[:7] != all[7:14]
+    for one in passes:
+        assert sorted(one) == indices.tolist()
