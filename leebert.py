@@ -27,6 +27,7 @@ respect to Omega; 6 is one complete training step; 7 is inference that leaves ea
 import json
 import math
 import sys
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -40,6 +41,9 @@ from torch.func import functional_call, jvp
 from torch.overrides import TorchFunctionMode
 
 from bert import Bert, BertConfig, dropout, init_weights
+
+# torch.func.jvp makes torch warn, once, of a function that torch itself calls.
+warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
 
 # --------------------------------------------------------------------------------------------------
 # 1. An exit after every layer [paper]
@@ -337,14 +341,16 @@ METHODS = ("reuse", "forward", "unrolled", "difference")
 
 
 def cross_level(
-    model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse", temperature=1.0, d1_judge=None
-):
+    model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse", temperature=1.0,
+    d1_judge=None, average=list,
+):  # fmt: skip
     """All that one step needs from one problem -> (ce, kd), grad_Theta L(D1), grad_Omega G.
 
     The gradients are lists, in the order of model.parameters() and of loss_weights.parameters().
     The gradient of L is computed for the look-ahead and serves for the real step as well. Nothing
     of the model is changed, neither parameters nor .grad. d1_judge: the examples of D1 that F(D1)
-    is made of, by default all of d1.
+    is made of, by default all of d1. average: where several processes share a batch, each with the
+    same number of examples, this makes the mean over them of a list of tensors; not for `unrolled`.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
@@ -353,7 +359,7 @@ def cross_level(
     unrolled, products = method == "unrolled", []
     with Remember(products) if method == "reuse" else nullcontext():
         (ce, kd), loss, logits, seed = lower_level(model, loss_weights, d1, temperature)
-    gradient = torch.autograd.grad(loss, list(theta.values()), create_graph=unrolled)
+    gradient = average(torch.autograd.grad(loss, list(theta.values()), create_graph=unrolled))
     pairs = zip(theta.items(), gradient, strict=True)
     ahead = {name: p - step_size * g for (name, p), g in pairs}  # Theta'
 
@@ -365,7 +371,8 @@ def cross_level(
         # The formula: v, then < v, grad l_k > for all k, then the chain rule through w(Omega).
         ahead = {name: p.detach().requires_grad_() for name, p in ahead.items()}
         judgement = upper_loss(model, ahead, d1_judge, d2, lam)
-        v = dict(zip(ahead, torch.autograd.grad(judgement, list(ahead.values())), strict=True))
+        v = average(torch.autograd.grad(judgement, list(ahead.values())))
+        v = dict(zip(ahead, v, strict=True))
         theta = {name: p.detach() for name, p in theta.items()}
         teacher = logits.detach()
 
@@ -379,7 +386,7 @@ def cross_level(
             derivative = derivative_forward if method == "forward" else derivative_difference
             inner = derivative(terms, theta, v)
         w = loss_weights()
-        dw = [(-step_size * x).to(w[0].dtype) for x in inner]  # dG/dw_k
+        dw = [(-step_size * x).to(w[0].dtype) for x in average(inner)]  # dG/dw_k
         hyper = torch.autograd.grad(w, omega, grad_outputs=dw)
     return (ce.detach(), kd.detach()), [g.detach() for g in gradient], list(hyper)
 
@@ -410,7 +417,7 @@ def hypergradient(model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse
 def gradients(model, loss_weights, d1, d2, optimize, **options):
     """-> (ce, kd), grad_Theta L(D1), and what Omega descends: a list, or None if it stays.
 
-    d2 is read by bilevel and cross only. options: step_size, lam, method, temperature, d1_judge.
+    d2 is read by bilevel and cross only. options: those of cross_level.
     """
     if optimize in ("bilevel", "cross"):
         options["lam"] = options["lam"] if optimize == "cross" else 0.0
@@ -419,9 +426,20 @@ def gradients(model, loss_weights, d1, d2, optimize, **options):
         raise ValueError(f"optimize must be single, bilevel, cross or fixed, not {optimize!r}")
     (ce, kd), loss, _, _ = lower_level(model, loss_weights, d1, options["temperature"])
     theta, omega = list(model.parameters()), list(loss_weights.parameters())
-    both = torch.autograd.grad(loss, theta + omega)
+    both = options.get("average", list)(torch.autograd.grad(loss, theta + omega))
     hyper = list(both[len(theta) :]) if optimize == "single" else None
     return (ce.detach(), kd.detach()), list(both[: len(theta)]), hyper
+
+
+def not_finite(ce, kd, norm):
+    """Name what is wrong: the first term that is not finite, else a gradient."""
+    names = [f"CE_{m}" for m in range(1, len(ce) + 1)]
+    names += [f"KD_{m}<-{t}" for m in range(1, len(ce) + 1) for t in range(1, len(ce) + 1)]
+    for name, x in zip(names, [*ce.tolist(), *kd.flatten().tolist()], strict=True):
+        if not math.isfinite(x):
+            return f"{name} is {x}"
+    which = "hypergradient" if math.isfinite(norm) else "gradient of L"
+    return f"the {which} is not finite, though all terms of L are"
 
 
 def training_step(
@@ -436,7 +454,7 @@ def training_step(
         p.grad = g
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     if not torch.isfinite(norm + sum(g.abs().sum() for g in hyper or [])):
-        raise FloatingPointError(f"a gradient is not finite; cross-entropies {ce.tolist()}")
+        raise FloatingPointError(not_finite(ce, kd, norm.item()))
     theta_optimizer.step()
     theta_optimizer.zero_grad()  # frees the gradient: the next step makes its own
     if hyper is not None:

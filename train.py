@@ -6,6 +6,7 @@
     python train.py --teachers none --weights uniform    # a baseline: cross-entropies, plain sum
     python train.py --train-file my-train.tsv --dev-file my-dev.tsv             # data of your own
     python train.py --resume RUN_DIR                     # a run that was interrupted goes on
+    torchrun --nproc-per-node=4 train.py --task mnli     # several GPUs share every batch
 
 From top to bottom: configuration, model and data, training loop, evaluation, report, main. The
 method itself is in leebert.py; the line that calls it is `training_step`.
@@ -43,6 +44,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import save as safetensors
 
 from bert import Bert, BertConfig, load_bert
@@ -103,7 +105,7 @@ class Config:
     # The optimization
     epochs: int = option(0, "passes over train; 0: 1 for model toy, else 3")
     batch_size: int = option(0, "examples; 0: 32 for model toy, else 16")
-    lr: float = option(0.0, "peak learning rate; 0: 1e-3 for model toy, else 2e-5")
+    lr: float = option(0.0, "peak learning rate; 0: 1.5e-3 for model toy, else 2e-5")
     warmup: float = option(0.1, "share of the steps in which the learning rate rises")
     weight_decay: float = option(0.01, "on matrices, not on biases and LayerNorm")
     max_norm: float = option(1.0, "gradients are clipped to this norm")
@@ -119,7 +121,7 @@ class Config:
 
 
 # From random weights, and from a checkpoint.
-MODEL_DEFAULTS = {"epochs": (1, 3), "batch_size": (32, 16), "lr": (1e-3, 2e-5)}
+MODEL_DEFAULTS = {"epochs": (1, 3), "batch_size": (32, 16), "lr": (1.5e-3, 2e-5)}
 # A std of 0.02, BERT's own, lets so narrow a model learn slowly.
 TOY_BERT = dict(
     hidden_size=128, num_hidden_layers=6, num_attention_heads=4, intermediate_size=512,
@@ -171,6 +173,8 @@ def parse(argv):
         raise ValueError("--d2-fraction and --warmup must lie between 0 and 1")
     if config.predict and config.task not in GLUE:
         raise ValueError(f"--predict is for GLUE's server, which has no task {config.task}")
+    if config.hypergradient == "unrolled" and WORLD > 1:
+        raise ValueError("--hypergradient unrolled is for one process: average() has no derivative")
     if config.model == "toy" and config.task != "toy":
         raise ValueError("--model toy knows the words of the toy task only; name a checkpoint")
     return config
@@ -205,7 +209,8 @@ def find_device(name):
     there["cpu"] = True
     if name != "auto" and not there[name]:
         raise ValueError(f"--device {name} is not available here")
-    return torch.device(name if name != "auto" else next(d for d in there if there[d]))
+    name = name if name != "auto" else next(d for d in there if there[d])
+    return torch.device(name, int(os.environ.get("LOCAL_RANK", 0)) if name == "cuda" else None)
 
 
 def run_folder(config):
@@ -252,6 +257,18 @@ def prepare(config):
     return task, tokenizer, MultiExitBert(bert, task.num_classes)
 
 
+def lock(file):
+    """ValueError if another process holds it. Whoever ends, however he ends, lets go."""
+    if sys.platform == "win32":
+        return  # no flock there
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{file.name}: another process is writing into this folder") from None
+
+
 def generator(config, what, number):
     """Random numbers that depend on nothing but --seed, what they are for, and its number.
 
@@ -284,7 +301,58 @@ def some_of(batch, share):
 
 
 # --------------------------------------------------------------------------------------------------
-# 3. Training
+# 3. Several processes, as torchrun starts them
+#
+# Each has the whole network and takes its share of every batch. The gradient of L before the
+# look-ahead, v before the derivative along it, and then that derivative are averaged (leebert.py),
+# so all make the same step of Theta and Omega, that of the whole batch. Only rank 0 writes.
+
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def join(device):
+    """Find the other processes, if there are any."""
+    if WORLD > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if RANK > 0:
+        sys.stdout = open(os.devnull, "w")
+
+
+def meet(now=True):
+    """Wait here, if `now`, for the other processes."""
+    if WORLD > 1 and now:
+        dist.barrier()
+
+
+def share(batch):
+    """This process's rows. All get as many: of an odd batch, some rows are taken twice."""
+    B = len(batch.labels)
+    rows = torch.arange(RANK, -(-B // WORLD) * WORLD, WORLD, device=batch.labels.device) % B
+    return Batch(*(x[rows] for x in batch)) if WORLD > 1 else batch
+
+
+def average(tensors):
+    """A list of tensors -> the mean of each over the processes, the same bits in all of them."""
+    if WORLD == 1:
+        return list(tensors)
+    tensors = [x.clone(memory_format=torch.contiguous_format) for x in tensors]
+    for x in tensors:
+        dist.all_reduce(x)
+    return [x / WORLD for x in tensors]
+
+
+def gather(array):
+    """Each process has filled its own places in an array of zeros -> all of it."""
+    arrays = [array]
+    if WORLD > 1:
+        dist.all_gather_object(arrays := [None] * WORLD, array)
+    return np.sum(arrays, axis=0)
+
+
+# --------------------------------------------------------------------------------------------------
+# 4. Training
 
 
 def theta_optimizer(model, config):
@@ -334,7 +402,10 @@ def train(config, model, loss_weights, encoded, folder):
     from_d1 = config.lam / (1 + config.lam) if optimize == "cross" else 0.0
     d2_size = max(1, round((1 - from_d1) * config.batch_size))
     model.train()
-    with open(folder / "log.jsonl", "a", encoding="utf-8", newline="\n") as log:
+    path = folder / "log.jsonl" if RANK == 0 else os.devnull
+    with open(path, "a", encoding="utf-8", newline="\n") as log:
+        if RANK == 0:
+            lock(log)
         start, log_end = time.perf_counter(), 0
         if saved := read_checkpoint(folder) if config.resume else None:
             for name, part in parts.items():
@@ -343,7 +414,8 @@ def train(config, model, loss_weights, encoded, folder):
             start -= saved["seconds"]
         if config.resume:
             print(f"going on after step {first} of {total}")
-        log.truncate(log_end)
+        if RANK == 0:
+            log.truncate(log_end)
         written, took = time.perf_counter(), 0.0
         for step in range(first, total):
             epoch = step // steps_per_epoch
@@ -358,24 +430,26 @@ def train(config, model, loss_weights, encoded, folder):
                 d2_batches = stream(config, encoded, d2, d2_size, "d2", judged, device)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, config)
-            torch.manual_seed(int(generator(config, "dropout", step).integers(2**62)))
+            masks = generator(config, "dropout", step * WORLD + RANK)
+            torch.manual_seed(int(masks.integers(2**62)))
             batch = next(d1_batches)
+            tokens = tokens + batch.attention_mask.sum()
             now = optimize if step % config.omega_every == 0 else "fixed"
-            held_out = next(d2_batches) if now in ("bilevel", "cross") else None
+            held_out = share(next(d2_batches)) if now in ("bilevel", "cross") else None
             try:
                 ce, kd = training_step(
-                    model, loss_weights, optimizer, omega, batch, held_out, now,
+                    model, loss_weights, optimizer, omega, share(batch), held_out, now,
                     config.max_norm, step_size=config.step_size, lam=config.lam,
                     method=config.hypergradient, temperature=config.temperature,
-                    d1_judge=some_of(batch, from_d1),
+                    d1_judge=share(some_of(batch, from_d1)), average=average,
                 )  # fmt: skip
             except FloatingPointError as error:
                 raise FloatingPointError(f"step {step + 1}: {error}; try a smaller --lr") from None
-            step, tokens = step + 1, tokens + batch.attention_mask.sum()
+            step += 1
             if step % config.log_every == 0 or step == total:
                 seconds = time.perf_counter() - start
                 speed = int(tokens) / seconds
-                row = log_row(step, total, ce, kd, loss_weights, speed, seconds)
+                row = log_row(step, total, *average([ce, kd]), loss_weights, speed, seconds)
                 print(json.dumps(row), file=log, flush=True)
                 print(progress(row))
             if step % steps_per_epoch == 0:
@@ -421,12 +495,17 @@ def progress(row):
 
 def write(path, data):
     """Write beside, then rename: whoever is interrupted keeps the file that was there."""
+    if RANK != 0:
+        return
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut could keep the new name and lose the bytes
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could keep the new name and lose the bytes
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(value, path):
@@ -452,23 +531,22 @@ def write_checkpoint(folder, state):
     torch.save(state, buffer)
     name = f"checkpoint-{state['step']:08d}-{digest(buffer.getbuffer())}.pt"
     write(folder / name, buffer.getbuffer())
-    for path in checkpoints(folder)[:-2]:
+    for path in checkpoints(folder)[:-2] if RANK == 0 else ():
         path.unlink()
 
 
 def read_checkpoint(folder):
-    """The last checkpoint whose content fits its hash, or None. One that does not is removed."""
+    """The last checkpoint whose content fits its hash, or None."""
     for path in reversed(checkpoints(folder)):
         data = path.read_bytes()
         if digest(data) == path.stem[-16:]:  # weights_only: nothing in the file is executed
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        print(f"{path} is damaged; removed, the one before it is used, if there is one")
-        path.unlink()
+        print(f"{path} is damaged; the one before it is used, if there is one")
     return None
 
 
 # --------------------------------------------------------------------------------------------------
-# 4. Evaluation
+# 5. Evaluation
 
 
 def dev_batches(encoded, batch_size, device):
@@ -483,9 +561,10 @@ def scores(predictions, labels, metrics):
 @torch.inference_mode()
 def evaluate_exits(model, batches, labels, metrics):
     """Every exit at full depth -> one dict an exit."""
-    predictions = np.empty((len(model.exits), len(labels)), dtype=labels.dtype)
+    predictions = np.zeros((len(model.exits), len(labels)), dtype=labels.dtype)
     for places, (ids, types, mask, _) in batches:
         predictions[:, places] = answers(model(ids, types, mask)).cpu().numpy()
+    predictions = gather(predictions)
     return [{"exit": m, **scores(p, labels, metrics)} for m, p in enumerate(predictions, 1)]
 
 
@@ -531,9 +610,10 @@ def sweep(model, batches, labels, metrics):
 
             full = timed(lambda batch: full_depth(model, batch), batches)[1]
             results, seconds = timed(leave_early, batches)
-            predictions, layers = np.empty_like(labels), np.empty(N, dtype=np.int64)
+            predictions, layers = np.zeros_like(labels), np.zeros(N, dtype=np.int64)
             for places, (p, e) in results:
                 predictions[places], layers[places] = p.cpu().numpy(), e.cpu().numpy()
+            predictions, layers = gather(predictions), gather(layers)
             speed = {"mean_exit": float(layers.mean()), "speedup_layers": float(M / layers.mean())}
             speed["speedup_wall"] = float(full / seconds)
             score = scores(predictions, labels, metrics)
@@ -568,7 +648,7 @@ def evaluate(model, task, encoded, batch_size, device):
     """Everything about dev that goes into result.json."""
     model.eval()
     labels, metric = encoded.labels, task.metrics[0]
-    batches = dev_batches(encoded, batch_size, device)
+    batches = dev_batches(encoded, batch_size, device)[RANK::WORLD]
     exits = evaluate_exits(model, batches, labels, task.metrics)
     rows, details = sweep(model, batches, labels, task.metrics)
     chosen = operating_point(rows, exits[-1][metric], metric)
@@ -586,7 +666,7 @@ def evaluate(model, task, encoded, batch_size, device):
 
 
 # --------------------------------------------------------------------------------------------------
-# 5. Report
+# 6. Report
 
 
 def report(result):
@@ -622,7 +702,7 @@ def report(result):
 
 
 # --------------------------------------------------------------------------------------------------
-# 6. Main
+# 7. Main
 
 
 def start_folder(config, task, tokenizer, model, train_set, folder):
@@ -634,6 +714,7 @@ def start_folder(config, task, tokenizer, model, train_set, folder):
         "bert": asdict(model.bert.config),
         "labels": list(task.labels),
         "pairs": task.train[0].text_b is not None,
+        "processes": WORLD,
         "train_data": digest(repr((train_set.input_ids, train_set.labels.tolist())).encode()),
     }
     path = folder / "config.json"
@@ -643,7 +724,10 @@ def start_folder(config, task, tokenizer, model, train_set, folder):
             if stored.get(name) != value:
                 raise ValueError(f"{path}: {name} has changed since this run began")
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    if RANK == 0 and path.exists():
+        raise ValueError(f"{path}: another process has begun a run in this folder")
+    if RANK == 0:
+        folder.mkdir(parents=True, exist_ok=True)
     write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
     write_json({**asdict(config), **facts}, path)
 
@@ -654,8 +738,9 @@ def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
     evaluation = evaluate(model, task, dev_set, 32, device)
     if task.dev_mismatched:
         mismatched = encode(tokenizer, task.dev_mismatched, config.max_length)
+        batches = dev_batches(mismatched, 32, device)[RANK::WORLD]
         evaluation["exits_mismatched"] = evaluate_exits(
-            model, dev_batches(mismatched, 32, device), mismatched.labels, task.metrics
+            model, batches, mismatched.labels, task.metrics
         )
     with torch.no_grad():
         w_ce, w_kd = (w.tolist() for w in loss_weights())
@@ -682,8 +767,11 @@ def run(config):
         print(f"{folder} is finished; nothing was done")
         return folder
     device = find_device(config.device)
+    join(device)
     torch.manual_seed(config.seed)
+    meet(RANK > 0)  # what is missing is downloaded by rank 0, while the others wait
     task, tokenizer, model = prepare(config)
+    meet(RANK == 0)
     model.to(device)
     loss_weights = LossWeights(len(model.exits), config.teachers).to(device)
     if config.weights == "depth":
@@ -702,6 +790,8 @@ def run(config):
     except (KeyboardInterrupt, OSError):
         print(f"to go on: python train.py --resume {shlex.quote(str(folder))}", file=sys.stderr)
         raise
+    if RANK != 0:
+        return folder
     for path in checkpoints(folder):
         path.unlink()
     report(result)
@@ -742,6 +832,9 @@ def main():
         signal.signal(number, interrupt)
     try:
         run(parse(sys.argv[1:]))
+        meet()
+        if WORLD > 1:
+            dist.destroy_process_group()
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + error.args[0])

@@ -33,6 +33,7 @@ NOT_SETTINGS = {
     "bert",
     "labels",
     "pairs",
+    "processes",
     "train_data",
 }
 SPEEDUPS = (1.25, 1.5, 2.0, 3.0)  # in layers

@@ -489,12 +489,20 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_changes():
     with torch.no_grad():
         model.exits[1].weight[0, 0] = math.nan
     before = [p.detach().clone() for p in [*model.parameters(), *weights.parameters()]]
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(FloatingPointError, match="^CE_2 is nan$"):
         step(model, weights, d1, d2, "cross")
     after = [*model.parameters(), *weights.parameters()]
     assert all(
         torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after, strict=True)
     )
+
+
+def test_what_is_not_finite_is_named():
+    ce, kd = torch.zeros(2), torch.zeros(2, 2)
+    kd[1, 0] = math.inf
+    assert leebert.not_finite(ce, kd, math.nan) == "KD_2<-1 is inf"
+    assert leebert.not_finite(ce, 0 * ce.outer(ce), math.nan).startswith("the gradient of L is not")
+    assert leebert.not_finite(ce, 0 * ce.outer(ce), 1.0).startswith("the hypergradient is not")
 
 
 def test_an_unknown_way_to_choose_omega_is_an_error():

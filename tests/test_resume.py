@@ -162,6 +162,48 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
         parse([f"--resume={folder}"])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no limits on this system")
+def test_a_full_disk_stops_the_run_and_loses_nothing(halfway, workplace, tmp_path):  # noqa: F811
+    """Files that may not grow beyond 4 kB: the tiny checkpoint has 100."""
+    whole, folder = halfway
+    before = [path.name for path in train.checkpoints(folder)]
+    limited = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+import train
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+train.main()
+"""
+    for argv in ([f"--resume={folder}"], options(workplace, out=tmp_path / "new")):
+        done = subprocess.run(
+            [sys.executable, "-c", limited, str(ROOT), *argv], capture_output=True, text=True
+        )
+        go_on, error = done.stderr.splitlines()
+        assert done.returncode == 2 and "--resume" in go_on
+        assert error.startswith("error: [Errno 27] File too large")
+    assert [path.name for path in train.checkpoints(folder)] == before
+    for path in (folder, tmp_path / "new"):
+        assert not list(path.glob("*.partial"))
+        train.run(parse([f"--resume={path}"]))
+        assert leave(path) == leave(whole)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no flock on this system")
+def test_two_processes_do_not_write_into_one_folder(halfway, workplace, monkeypatch):  # noqa: F811
+    _, folder = halfway
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with open(folder / "log.jsonl", "a") as log:
+        train.lock(log)
+        with pytest.raises(ValueError, match="another process is writing into this folder"):
+            train.run(parse([f"--resume={folder}"]))
+        # Two that begin together: at the first look there is nothing.
+        monkeypatch.setattr(train, "run_folder", lambda config: folder)
+        with pytest.raises(ValueError, match="another process has begun a run in this folder"):
+            train.run(parse(options(workplace, out=folder)))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
 @pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
 @pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_an_interruption_says_how_to_go_on(tmp_path, name):

@@ -76,7 +76,7 @@ def workplace(tmp_path_factory):
 
 def options(workplace, **more):
     values = dict(task="sst2", data_dir=workplace, model=workplace / "bert", epochs=2, batch_size=8,
-                  lr=1e-3, max_length=16, log_every=1, device="cpu", **more)  # fmt: skip
+                  lr=1e-3, max_length=16, log_every=1, device="cpu") | more  # fmt: skip
     return [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
 
 
@@ -497,6 +497,17 @@ def test_bad_input_in_a_process_of_its_own(workplace):
         assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr
 
 
+def test_a_run_warns_of_nothing(workplace, tmp_path):
+    """From another folder, into one with a space in its name, warnings being errors."""
+    out = tmp_path / "a run"
+    argv = ["-W", "error", ROOT / "train.py", *options(workplace, out=out, epochs=1)]
+    done = subprocess.run([sys.executable, *map(str, argv)], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0 and done.stderr == b""
+    argv = ["-W", "error", ROOT / "leebert.py", out, "the film was good"]
+    done = subprocess.run([sys.executable, *map(str, argv)], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0 and done.stderr == b""
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, monkeypatch, capsys):
     """What was written stays."""
     steps = []
@@ -513,9 +524,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["train.py", *options(workplace, out=tmp_path / "run")])
     with pytest.raises(SystemExit) as stopped:
         train.main()
-    assert (
-        stopped.value.code == 2 and "step 12: a gradient is not finite" in capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error == "error: step 12: CE_1 is nan; try a smaller --lr\n"
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 11
     saved = load_file(tmp_path / "run" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in saved.values())
