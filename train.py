@@ -69,6 +69,7 @@ from leebert import (
     MultiExitBert,
     answers,
     early_exit,
+    exits_from_logits,
     set_depth_weights,
     training_step,
 )
@@ -559,12 +560,17 @@ def scores(predictions, labels, metrics):
 
 
 @torch.inference_mode()
-def evaluate_exits(model, batches, labels, metrics):
-    """Every exit at full depth -> one dict an exit."""
-    predictions = np.zeros((len(model.exits), len(labels)), dtype=labels.dtype)
+def all_logits(model, batches, N):
+    """Every exit at full depth -> (M, N, C), on the CPU."""
+    logits = np.zeros((len(model.exits), N, model.exits[0].out_features), dtype=np.float32)
     for places, (ids, types, mask, _) in batches:
-        predictions[:, places] = answers(model(ids, types, mask)).cpu().numpy()
-    predictions = gather(predictions)
+        logits[:, places] = model(ids, types, mask).cpu().numpy()
+    return torch.from_numpy(gather(logits))
+
+
+def evaluate_exits(logits, labels, metrics):
+    """logits (M, N, C) -> one dict an exit."""
+    predictions = answers(logits).numpy()
     return [{"exit": m, **scores(p, labels, metrics)} for m, p in enumerate(predictions, 1)]
 
 
@@ -575,12 +581,11 @@ def full_depth(model, batch):
 
 
 def timed(function, batches):
-    """Call function on every batch -> results, seconds. Reading a result waits for the device."""
+    """Call function on every batch -> seconds. Reading a result waits for the device."""
     start = time.perf_counter()
-    results = [(places, function(batch)) for places, batch in batches]
-    for _, result in results:
+    for result in [function(batch) for _, batch in batches]:
         (result[0] if isinstance(result, tuple) else result).cpu()
-    return results, time.perf_counter() - start
+    return time.perf_counter() - start
 
 
 def thresholds(M, C):
@@ -593,29 +598,22 @@ def thresholds(M, C):
     }
 
 
-def sweep(model, batches, labels, metrics):
+def sweep(model, batches, logits, labels, metrics):
     """All rules and thresholds -> rows for the report, and for each row what each example did.
 
     speedup_layers = M N / sum of exit layers. speedup_wall = time of the full-depth model / time
-    with early exit, same batches, one right after the other.
+    with early exit, same batches, one right after the other; on eight batches, of all lengths.
     """
-    M, N = len(model.exits), len(labels)
+    M, rows, details = len(logits), [], []
+    some = batches[:: max(1, -(-len(batches) // 8))]
     timed(lambda batch: full_depth(model, batch), batches[-2:])  # warm up, on the longest
-    rows, details = [], []
-    for rule, values in thresholds(M, model.exits[0].out_features).items():
+    for rule, values in thresholds(M, logits.shape[-1]).items():
         for value in values:
-
-            def leave_early(batch, rule=rule, value=value):
-                return early_exit(model, batch, rule, value)
-
-            full = timed(lambda batch: full_depth(model, batch), batches)[1]
-            results, seconds = timed(leave_early, batches)
-            predictions, layers = np.zeros_like(labels), np.zeros(N, dtype=np.int64)
-            for places, (p, e) in results:
-                predictions[places], layers[places] = p.cpu().numpy(), e.cpu().numpy()
-            predictions, layers = gather(predictions), gather(layers)
+            predictions, layers = (x.numpy() for x in exits_from_logits(logits, rule, value))
+            full = timed(lambda batch: full_depth(model, batch), some)
+            early = timed(lambda batch, how=(rule, value): early_exit(model, batch, *how), some)
             speed = {"mean_exit": float(layers.mean()), "speedup_layers": float(M / layers.mean())}
-            speed["speedup_wall"] = float(full / seconds)
+            speed["speedup_wall"] = full / early
             score = scores(predictions, labels, metrics)
             rows.append({"rule": rule, "threshold": value, **score, **speed})
             details.append((predictions, layers))
@@ -649,8 +647,9 @@ def evaluate(model, task, encoded, batch_size, device):
     model.eval()
     labels, metric = encoded.labels, task.metrics[0]
     batches = dev_batches(encoded, batch_size, device)[RANK::WORLD]
-    exits = evaluate_exits(model, batches, labels, task.metrics)
-    rows, details = sweep(model, batches, labels, task.metrics)
+    logits = all_logits(model, batches, len(labels))
+    exits = evaluate_exits(logits, labels, task.metrics)
+    rows, details = sweep(model, batches, logits, labels, task.metrics)
     chosen = operating_point(rows, exits[-1][metric], metric)
     levels = [] if chosen is None else by_level(task.dev, *details[chosen])
     point = None if chosen is None else rows[chosen]
@@ -739,9 +738,8 @@ def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
     if task.dev_mismatched:
         mismatched = encode(tokenizer, task.dev_mismatched, config.max_length)
         batches = dev_batches(mismatched, 32, device)[RANK::WORLD]
-        evaluation["exits_mismatched"] = evaluate_exits(
-            model, batches, mismatched.labels, task.metrics
-        )
+        logits = all_logits(model, batches, len(task.dev_mismatched))
+        evaluation["exits_mismatched"] = evaluate_exits(logits, mismatched.labels, task.metrics)
     with torch.no_grad():
         w_ce, w_kd = (w.tolist() for w in loss_weights())
     method = {"teachers": config.teachers, "weights": config.weights}

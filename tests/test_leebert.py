@@ -21,6 +21,7 @@ from leebert import (
     LossWeights,
     cross_level,
     early_exit,
+    exits_from_logits,
     hypergradient,
     loss_terms,
     objective,
@@ -555,6 +556,10 @@ def test_early_exit_equals_a_plain_loop_at_every_batch_size(rule, threshold, bat
                 :, 0
             ]
         assert (predictions[i], layers[i]) == plain_loop(logits, rule, threshold)
+    if batch_size == 23:
+        with torch.no_grad():
+            p, m = exits_from_logits(model(*batch[:3]), rule, threshold)
+        assert (predictions, layers) == (p.tolist(), m.tolist())
 
 
 def test_the_sweep_above_covers_every_exit():
@@ -600,6 +605,9 @@ def test_early_exit_with_numbers_one_at_a_time(threshold):
         exit.weight *= 0.2
         exit.bias += 0.1 * m
     predictions, layers = early_exit(model, batch, "patience", threshold)
+    p, m = exits_from_logits(model(*batch[:3]).detach(), "patience", threshold)
+    torch.testing.assert_close(p, predictions)
+    assert torch.equal(m, layers)
     with torch.no_grad():
         logits = model(*batch[:3])[..., 0].T.tolist()  # one list of 5 numbers an example
     for z, prediction, layer in zip(logits, predictions.tolist(), layers.tolist(), strict=True):
