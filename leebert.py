@@ -454,6 +454,7 @@ def training_step(
         p.grad = g
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     if not torch.isfinite(norm + sum(g.abs().sum() for g in hyper or [])):
+        ce, kd = options.get("average", list)([ce, kd])
         raise FloatingPointError(not_finite(ce, kd, norm.item()))
     theta_optimizer.step()
     theta_optimizer.zero_grad()  # frees the gradient: the next step makes its own
@@ -545,13 +546,15 @@ def early_exit(model, batch, rule, threshold):
 def exits_from_logits(logits, rule, threshold):
     """What early_exit answers, from the logits (M, N, C) of all exits: many thresholds, one pass.
 
-    -> predictions (N,), exit_layer (N,). It saves no time of the network's, so it measures none.
+    -> predictions (N,), exit_layer (N,), up to the rounding of another batch. It passes all layers,
+    so there is no time to be measured here.
     """
     M, N, _ = logits.shape
-    exit_layer = torch.full((N,), M)
+    examples = torch.arange(N, device=logits.device)
+    exit_layer = torch.full_like(examples, M)
     for m in range(M - 1, 0, -1):  # the earliest comes last, and stays
         exit_layer[RULES[rule](logits[:m], threshold)] = m
-    return answers(logits[exit_layer - 1, torch.arange(N)]), exit_layer
+    return answers(logits[exit_layer - 1, examples]), exit_layer
 
 
 # --------------------------------------------------------------------------------------------------
@@ -607,11 +610,7 @@ def explain(model, tokenizer, labels, *sentences):
     ):
         if not classes and rule != "patience":
             continue
-        stop = next(
-            m
-            for m in range(1, len(logits) + 1)
-            if m == len(logits) or RULES[rule](logits[:m], threshold).item()
-        )
+        stop = exits_from_logits(logits, rule, threshold)[1].item()
         print(f"{rule} {threshold}: leaves at exit {stop}: {words[stop - 1]}")
 
 

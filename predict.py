@@ -10,13 +10,12 @@ left. MNLI has two test sets, so four files. GLUE's diagnostic set AX is left ou
 
 import json
 import math
-import os
 import sys
 from pathlib import Path
 
 from data import GLUE, HIGHEST, encode, read_examples
 from leebert import early_exit, load_run
-from train import dev_batches, find_device
+from train import dev_batches, find_device, write
 
 
 def operating_point(folder, M):
@@ -70,10 +69,8 @@ def predict(folder, rule=None, threshold=None):
         print(f"{path}: {len(words)} examples, {rule} {threshold:g}, "
               f"mean exit {sum(layers) / len(layers):.2f} of {len(model.exits)}")  # fmt: skip
     for name, column in tables.items():
-        partial = folder / f"{name}.partial"
         lines = [f"{'index' if i == 0 else i - 1}\t{cell}\n" for i, cell in enumerate(column)]
-        partial.write_text("".join(lines), encoding="utf-8", newline="\n")
-        os.replace(partial, folder / name)
+        write(folder / name, "".join(lines).encode())
     return [folder / name for name in tables]
 
 

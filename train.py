@@ -26,7 +26,8 @@ A run leaves in its folder: config.json, tokenizer.json, log.jsonl (a line a log
 model.safetensors (after every epoch), result.json (at the end) and, where matplotlib is installed,
 report.png. While it trains there are also its last two checkpoints.
 
-Exit status: 0, done; 2, an error, in one line; 130 and 143, interrupted by Ctrl-C and by SIGTERM.
+Exit status: 0, done; 2, an error of the user's or the system's, in one line; 130 and 143,
+interrupted by Ctrl-C and by SIGTERM; 1, one of ours, or too little memory.
 """
 
 import argparse
@@ -40,6 +41,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +151,7 @@ def parse(argv):
         given = vars(parser.parse_args(argv))  # what the command line names, and nothing else
     except argparse.ArgumentError as e:
         raise ValueError(str(e)) from None
-    if given.get("resume"):
+    if "resume" in given:
         return resumed_config(given)
     config = Config(**given)
     if config.train_file or config.dev_file:
@@ -206,16 +208,19 @@ def optimize_of(config):
 
 def find_device(name):
     """auto -> cuda, mps or cpu, the first that is there. ValueError if a named one is not."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    there["cpu"] = True
+    there = {"cuda": torch.cuda.is_available(), "cpu": True}
+    there["mps"] = torch.backends.mps.is_available() and WORLD == 1
     if name != "auto" and not there[name]:
         raise ValueError(f"--device {name} is not available here")
-    name = name if name != "auto" else next(d for d in there if there[d])
-    return torch.device(name, int(os.environ.get("LOCAL_RANK", 0)) if name == "cuda" else None)
+    name = name if name != "auto" else next(d for d in ("cuda", "mps", "cpu") if there[d])
+    index = int(os.environ.get("LOCAL_RANK", 0)) if name == "cuda" else None
+    if index is not None and index >= torch.cuda.device_count():
+        raise ValueError(f"{torch.cuda.device_count()} GPUs here, one for each process is needed")
+    return torch.device(name, index)
 
 
 def run_folder(config):
-    """Its path, new unless --out says where: a run is never overwritten."""
+    """Its path, new unless --out says where. ValueError if a run is there: none is overwritten."""
     method = config.optimize if config.weights == "learned" else config.weights
     folder = Path(config.out or f"runs/{config.task}-{config.teachers}-{method}-s{config.seed}")
     if config.out and (folder / "result.json").exists():
@@ -312,23 +317,23 @@ RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 
 
 def join(device):
-    """Find the other processes, if there are any."""
-    if WORLD > 1 and not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    """Find the other processes. They wait for each other while rank 0 downloads or reports."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(hours=2))
     if RANK > 0:
         sys.stdout = open(os.devnull, "w")
 
 
-def meet(now=True):
-    """Wait here, if `now`, for the other processes."""
-    if WORLD > 1 and now:
+def meet(here):
+    """Every process passes two of these, and waits for the others in that which is for it."""
+    if WORLD > 1 and here:
         dist.barrier()
 
 
 def share(batch):
-    """This process's rows. All get as many: of an odd batch, some rows are taken twice."""
+    """This process's rows. All get equally many: where B does not divide, some are taken twice."""
     B = len(batch.labels)
     rows = torch.arange(RANK, -(-B // WORLD) * WORLD, WORLD, device=batch.labels.device) % B
     return Batch(*(x[rows] for x in batch)) if WORLD > 1 else batch
@@ -341,7 +346,7 @@ def average(tensors):
     tensors = [x.clone(memory_format=torch.contiguous_format) for x in tensors]
     for x in tensors:
         dist.all_reduce(x)
-    return [x / WORLD for x in tensors]
+    return [x.div_(WORLD) for x in tensors]
 
 
 def gather(array):
@@ -385,85 +390,92 @@ def learning_rate(step, total, config):
 SELDOM = 50
 
 
-def train(config, model, loss_weights, encoded, folder):
-    """Train in place -> seconds. Writes log.jsonl, model.safetensors and checkpoints.
-
-    An epoch is as many examples through Theta as train has, whatever the method: two runs with the
-    same --epochs make the same number of updates. Where half of train is held out as d2, an epoch
-    is two passes over d1.
+def streams(config, encoded, step, device):
+    """-> endless batches of d1 and of d2, from those of this step on, and what judges from d1.
 
     The judgement of `cross` sees one batch in all, drawn from d2 and d1 in the ratio 1 : lambda in
     which they count. Two whole batches would cost 11 / 8 as much, and gained nothing.
     """
-    device, N, optimize = next(model.parameters()).device, len(encoded.labels), optimize_of(config)
-    splits, steps_per_epoch = optimize in ("bilevel", "cross"), -(-N // config.batch_size)
-    total, first, tokens = config.epochs * steps_per_epoch, 0, 0
-    optimizer, omega = theta_optimizer(model, config), omega_optimizer(loss_weights, config)
-    parts = dict(model=model, loss_weights=loss_weights, optimizer=optimizer, omega=omega)
+    N, optimize = len(encoded.labels), optimize_of(config)
+    d1 = d2 = np.arange(N)
+    if optimize in ("bilevel", "cross"):
+        epoch = step // -(-N // config.batch_size)
+        rng = generator(config, "cut", epoch if config.redraw else 0)
+        d1, d2 = split_train(encoded.labels, config.d2_fraction, rng)
+        print(f"epoch {epoch + 1}: d1 {len(d1)} examples, d2 {len(d2)}")
     from_d1 = config.lam / (1 + config.lam) if optimize == "cross" else 0.0
     d2_size = max(1, round((1 - from_d1) * config.batch_size))
+    judged = -(-step // config.omega_every)  # so many steps have read d2
+    d1_batches = stream(config, encoded, d1, config.batch_size, "d1", step, device)
+    return d1_batches, stream(config, encoded, d2, d2_size, "d2", judged, device), from_d1
+
+
+def train(config, model, loss_weights, encoded, folder, log):
+    """Train in place -> seconds. Writes lines to log, model.safetensors and checkpoints to folder.
+
+    An epoch is as many examples through Theta as train has, whatever the method: two runs with the
+    same --epochs make the same number of updates. Where half of train is held out as d2, an epoch
+    is two passes over d1.
+    """
+    device, optimize = next(model.parameters()).device, optimize_of(config)
+    steps_per_epoch = -(-len(encoded.labels) // config.batch_size)
+    total, start = config.epochs * steps_per_epoch, time.perf_counter()
+    optimizer, omega = theta_optimizer(model, config), omega_optimizer(loss_weights, config)
+    parts = dict(model=model, loss_weights=loss_weights, optimizer=optimizer, omega=omega)
+    first, tokens, seconds = go_on(folder, parts, log) if config.resume else (0, 0, 0.0)
+    start, written, took = start - seconds, start, 0.0
     model.train()
-    path = folder / "log.jsonl" if RANK == 0 else os.devnull
-    with open(path, "a", encoding="utf-8", newline="\n") as log:
-        if RANK == 0:
-            lock(log)
-        start, log_end = time.perf_counter(), 0
-        if saved := read_checkpoint(folder) if config.resume else None:
-            for name, part in parts.items():
-                part.load_state_dict(saved[name])
-            first, tokens, log_end = saved["step"], saved["tokens"], saved["log_end"]
-            start -= saved["seconds"]
-        if config.resume:
-            print(f"going on after step {first} of {total}")
-        if RANK == 0:
-            log.truncate(log_end)
-        written, took = time.perf_counter(), 0.0
-        for step in range(first, total):
-            epoch = step // steps_per_epoch
-            if step == first or config.redraw and step % steps_per_epoch == 0:
-                d1 = d2 = np.arange(N)
-                if splits:
-                    rng = generator(config, "cut", epoch if config.redraw else 0)
-                    d1, d2 = split_train(encoded.labels, config.d2_fraction, rng)
-                    print(f"epoch {epoch + 1}: d1 {len(d1)} examples, d2 {len(d2)}")
-                judged = -(-step // config.omega_every)  # so many steps have read d2
-                d1_batches = stream(config, encoded, d1, config.batch_size, "d1", step, device)
-                d2_batches = stream(config, encoded, d2, d2_size, "d2", judged, device)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, total, config)
-            masks = generator(config, "dropout", step * WORLD + RANK)
-            torch.manual_seed(int(masks.integers(2**62)))
-            batch = next(d1_batches)
-            tokens = tokens + batch.attention_mask.sum()
-            now = optimize if step % config.omega_every == 0 else "fixed"
-            held_out = share(next(d2_batches)) if now in ("bilevel", "cross") else None
-            try:
-                ce, kd = training_step(
-                    model, loss_weights, optimizer, omega, share(batch), held_out, now,
-                    config.max_norm, step_size=config.step_size, lam=config.lam,
-                    method=config.hypergradient, temperature=config.temperature,
-                    d1_judge=share(some_of(batch, from_d1)), average=average,
-                )  # fmt: skip
-            except FloatingPointError as error:
-                raise FloatingPointError(f"step {step + 1}: {error}; try a smaller --lr") from None
-            step += 1
-            if step % config.log_every == 0 or step == total:
-                seconds = time.perf_counter() - start
-                speed = int(tokens) / seconds
-                row = log_row(step, total, *average([ce, kd]), loss_weights, speed, seconds)
-                print(json.dumps(row), file=log, flush=True)
-                print(progress(row))
-            if step % steps_per_epoch == 0:
-                save(model, folder / "model.safetensors")
-            # The first one comes at once, and shows that there is room on the disk.
-            clock = time.perf_counter()
-            if step == total or clock - written >= SELDOM * took:
-                counts = dict(step=step, tokens=int(tokens), seconds=clock - start)
-                states = {name: part.state_dict() for name, part in parts.items()}
-                write_checkpoint(folder, {**counts, **states, "log_end": log.tell()})
-                written = time.perf_counter()
-                took = written - clock
+    for step in range(first, total):
+        if step == first or config.redraw and step % steps_per_epoch == 0:
+            d1_batches, d2_batches, from_d1 = streams(config, encoded, step, device)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, total, config)
+        masks = generator(config, "dropout", step * WORLD + RANK)
+        torch.manual_seed(int(masks.integers(2**62)))
+        batch = next(d1_batches)
+        tokens = tokens + batch.attention_mask.sum()
+        now = optimize if step % config.omega_every == 0 else "fixed"
+        held_out = share(next(d2_batches)) if now in ("bilevel", "cross") else None
+        try:
+            ce, kd = training_step(
+                model, loss_weights, optimizer, omega, share(batch), held_out, now,
+                config.max_norm, step_size=config.step_size, lam=config.lam,
+                method=config.hypergradient, temperature=config.temperature,
+                d1_judge=share(some_of(batch, from_d1)), average=average,
+            )  # fmt: skip
+        except FloatingPointError as error:
+            raise FloatingPointError(f"step {step + 1}: {error}; try a smaller --lr") from None
+        step += 1
+        if step % config.log_every == 0 or step == total:
+            seconds = time.perf_counter() - start
+            speed = int(tokens) / seconds
+            row = log_row(step, total, *average([ce, kd]), loss_weights, speed, seconds)
+            print(json.dumps(row), file=log, flush=True)
+            print(progress(row))
+        if step % steps_per_epoch == 0:
+            save(model, folder / "model.safetensors")
+        # The first one comes at once, and shows that there is room on the disk.
+        clock = time.perf_counter()
+        if RANK == 0 and (step == total or clock - written >= SELDOM * took):
+            os.fsync(log.fileno())  # what the checkpoint counts on is on the disk before it
+            counts = dict(step=step, tokens=int(tokens), seconds=clock - start)
+            states = {name: part.state_dict() for name, part in parts.items()}
+            write_checkpoint(folder, {**counts, **states, "log_end": log.tell()})
+            written = time.perf_counter()
+            took = written - clock
     return time.perf_counter() - start
+
+
+def go_on(folder, parts, log):
+    """Put everything back as the last checkpoint has it -> step, tokens and seconds until then."""
+    saved = read_checkpoint(folder) or dict(step=0, tokens=0, seconds=0.0, log_end=0)
+    for name in parts.keys() & saved.keys():
+        parts[name].load_state_dict(saved[name])
+    print(f"going on after step {saved['step']}")
+    if RANK == 0:
+        log.truncate(min(saved["log_end"], log.seek(0, os.SEEK_END)))
+        log.seek(0, os.SEEK_END)
+    return saved["step"], saved["tokens"], saved["seconds"]
 
 
 @torch.no_grad()
@@ -498,7 +510,7 @@ def write(path, data):
     """Write beside, then rename: whoever is interrupted keeps the file that was there."""
     if RANK != 0:
         return
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name("partial")  # one name for all: what a kill leaves, the next one takes
     try:
         with open(partial, "wb") as file:
             file.write(data)
@@ -532,7 +544,7 @@ def write_checkpoint(folder, state):
     torch.save(state, buffer)
     name = f"checkpoint-{state['step']:08d}-{digest(buffer.getbuffer())}.pt"
     write(folder / name, buffer.getbuffer())
-    for path in checkpoints(folder)[:-2] if RANK == 0 else ():
+    for path in checkpoints(folder)[:-2]:
         path.unlink()
 
 
@@ -560,10 +572,11 @@ def scores(predictions, labels, metrics):
 
 
 @torch.inference_mode()
-def all_logits(model, batches, N):
-    """Every exit at full depth -> (M, N, C), on the CPU."""
-    logits = np.zeros((len(model.exits), N, model.exits[0].out_features), dtype=np.float32)
-    for places, (ids, types, mask, _) in batches:
+def all_logits(model, encoded, device):
+    """Every exit at full depth -> (M, N, C), on the CPU. Each process computes its share."""
+    sizes = len(model.exits), len(encoded.labels), model.exits[0].out_features
+    logits = np.zeros(sizes, dtype=np.float32)
+    for places, (ids, types, mask, _) in dev_batches(encoded, 32, device)[RANK::WORLD]:
         logits[:, places] = model(ids, types, mask).cpu().numpy()
     return torch.from_numpy(gather(logits))
 
@@ -602,7 +615,8 @@ def sweep(model, batches, logits, labels, metrics):
     """All rules and thresholds -> rows for the report, and for each row what each example did.
 
     speedup_layers = M N / sum of exit layers. speedup_wall = time of the full-depth model / time
-    with early exit, same batches, one right after the other; on eight batches, of all lengths.
+    with early exit, same batches, one right after the other; on eight batches at most, from short
+    to long.
     """
     M, rows, details = len(logits), [], []
     some = batches[:: max(1, -(-len(batches) // 8))]
@@ -642,12 +656,10 @@ def by_level(examples, predictions, layers):
     ]
 
 
-def evaluate(model, task, encoded, batch_size, device):
+def evaluate(model, task, encoded, logits):
     """Everything about dev that goes into result.json."""
-    model.eval()
     labels, metric = encoded.labels, task.metrics[0]
-    batches = dev_batches(encoded, batch_size, device)[RANK::WORLD]
-    logits = all_logits(model, batches, len(labels))
+    batches = dev_batches(encoded, 32, next(model.parameters()).device)
     exits = evaluate_exits(logits, labels, task.metrics)
     rows, details = sweep(model, batches, logits, labels, task.metrics)
     chosen = operating_point(rows, exits[-1][metric], metric)
@@ -704,10 +716,20 @@ def report(result):
 # 7. Main
 
 
-def start_folder(config, task, tokenizer, model, train_set, folder):
-    """A new run's folder, tokenizer.json and config.json; of an old one, that nothing is another.
+def open_log(folder):
+    """log.jsonl, held by this process until it ends; only rank 0 writes one."""
+    if RANK != 0:
+        return open(os.devnull, "w")
+    folder.mkdir(parents=True, exist_ok=True)
+    log = open(folder / "log.jsonl", "a", encoding="utf-8", newline="\n")
+    lock(log)
+    return log
 
-    config.json comes last: where it is, there is a run to go on with.
+
+def start_folder(config, task, tokenizer, model, train_set, folder):
+    """A new run's tokenizer.json and config.json. The latter comes last: it makes a run of it.
+
+    For a run that goes on: ValueError if one of these facts has changed.
     """
     facts = {
         "bert": asdict(model.bert.config),
@@ -722,24 +744,28 @@ def start_folder(config, task, tokenizer, model, train_set, folder):
         for name, value in facts.items():
             if stored.get(name) != value:
                 raise ValueError(f"{path}: {name} has changed since this run began")
-        return
-    if RANK == 0 and path.exists():
-        raise ValueError(f"{path}: another process has begun a run in this folder")
-    if RANK == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
-    write_json({**asdict(config), **facts}, path)
+    elif RANK == 0:
+        if path.exists():
+            raise ValueError(f"{path}: another process has begun a run in this folder")
+        os.truncate(folder / "log.jsonl", 0)
+        for old in checkpoints(folder):  # of a run whose config.json somebody has removed
+            old.unlink()
+        write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+        write_json({**asdict(config), **facts}, path)
 
 
 def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
-    """What goes into result.json."""
+    """What goes into result.json; None for all processes but rank 0."""
     device = next(model.parameters()).device
-    evaluation = evaluate(model, task, dev_set, 32, device)
+    model.eval()
+    logits = all_logits(model, dev_set, device)
+    more = {}
     if task.dev_mismatched:
         mismatched = encode(tokenizer, task.dev_mismatched, config.max_length)
-        batches = dev_batches(mismatched, 32, device)[RANK::WORLD]
-        logits = all_logits(model, batches, len(task.dev_mismatched))
-        evaluation["exits_mismatched"] = evaluate_exits(logits, mismatched.labels, task.metrics)
+        other = all_logits(model, mismatched, device)
+        more["exits_mismatched"] = evaluate_exits(other, mismatched.labels, task.metrics)
+    if RANK != 0:
+        return None
     with torch.no_grad():
         w_ce, w_kd = (w.tolist() for w in loss_weights())
     method = {"teachers": config.teachers, "weights": config.weights}
@@ -753,19 +779,21 @@ def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
         "seconds": round(seconds, 1),
         "metric": task.metrics[0],
         "dev_examples": len(task.dev),
-        **evaluation,
+        **evaluate(model, task, dev_set, logits),
+        **more,
         "weights": {"ce": w_ce, "kd": w_kd},
     }
 
 
 def run(config):
     """One run from configuration to result.json -> its folder."""
+    device = find_device(config.device)
+    if WORLD > 1:
+        join(device)
     folder = Path(config.resume) if config.resume else run_folder(config)
     if config.resume and (folder / "result.json").exists():
         print(f"{folder} is finished; nothing was done")
         return folder
-    device = find_device(config.device)
-    join(device)
     torch.manual_seed(config.seed)
     meet(RANK > 0)  # what is missing is downloaded by rank 0, while the others wait
     task, tokenizer, model = prepare(config)
@@ -776,22 +804,26 @@ def run(config):
         set_depth_weights(loss_weights)
     train_set = encode(tokenizer, task.train, config.max_length)
     dev_set = encode(tokenizer, task.dev, config.max_length)
-    start_folder(config, task, tokenizer, model, train_set, folder)
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{config.task}: train {len(task.train)}, dev {len(task.dev)} examples, on {device}")
-    print(f"model {config.model}: {len(model.exits)} exits, {parameters:,} parameters; -> {folder}")
-
-    try:
-        seconds = train(config, model, loss_weights, train_set, folder)
-        result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
-        write_json(result, folder / "result.json")
-    except (KeyboardInterrupt, OSError):
-        print(f"to go on: python train.py --resume {shlex.quote(str(folder))}", file=sys.stderr)
-        raise
-    if RANK != 0:
-        return folder
-    for path in checkpoints(folder):
-        path.unlink()
+    with open_log(folder) as log:
+        start_folder(config, task, tokenizer, model, train_set, folder)
+        parameters = sum(p.numel() for p in model.parameters())
+        sizes = f"{len(model.exits)} exits, {parameters:,} parameters"
+        print(f"{config.task}: train {len(task.train)}, dev {len(task.dev)} examples, on {device}")
+        print(f"model {config.model}: {sizes}; -> {folder}")
+        try:
+            seconds = train(config, model, loss_weights, train_set, folder, log)
+            result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
+            if RANK != 0:
+                return folder
+            write_json(result, folder / "result.json")
+        except (KeyboardInterrupt, OSError):
+            python = "python" if WORLD == 1 else f"torchrun --nproc-per-node={WORLD}"
+            if RANK == 0:
+                again = f"{python} train.py --resume {shlex.quote(str(folder))}"
+                print(f"to go on: {again}", file=sys.stderr)
+            raise
+        for path in checkpoints(folder):
+            path.unlink()
     report(result)
     print(f"\ntrained in {seconds:.0f} s; everything is in {folder}")
     try:
@@ -830,8 +862,8 @@ def main():
         signal.signal(number, interrupt)
     try:
         run(parse(sys.argv[1:]))
-        meet()
         if WORLD > 1:
+            dist.barrier()  # who left before the others would break their connections
             dist.destroy_process_group()
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)

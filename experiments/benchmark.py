@@ -6,6 +6,7 @@
 
     step      a complete training step of each method against a plain one; higher and torchopt too
     memory    the same steps, each in a process of its own
+    sizes     peak memory of BERT-base by batch and length
     every     what --omega-every saves
     growth    a step against the number of exits and the length of the input
     encoder   bert.py against transformers, and against the bare matrix products
@@ -21,6 +22,7 @@ ours: a fast wrong answer does not count. A peer or a file that is not there lea
 import argparse
 import copy
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -284,6 +286,18 @@ def part_memory(_):
     return sizes
 
 
+def part_sizes(_):
+    """BERT-base: peak memory of a process that makes two steps, by batch and length."""
+    print("\nBERT-base, peak memory: a plain step, and bilevel in the default form")
+    sizes = {}
+    for B, T in itertools.product((8, 32), (64, 128)):
+        names = ("plain (uniform weights)", "bilevel, reuse")
+        found = {name: alone({}, B, T, name, True)["peak_mb"] for name in names}
+        sizes[f"{B} x {T}"] = found
+        print(f"  {B:>2} x {T:<4}", *(f"{x:7.0f} MB" for x in found.values()), flush=True)
+    return sizes
+
+
 def part_every(_):
     """Mean cost of a step of `cross` when the weights are updated in every n-th step."""
     config, B, T, _ = SIZES["MiniLM, 6 exits"]
@@ -531,6 +545,7 @@ def part_toy(_):
 PARTS = {
     "step": part_step,
     "memory": part_memory,
+    "sizes": part_sizes,
     "every": part_every,
     "growth": part_growth,
     "encoder": part_encoder,

@@ -37,8 +37,8 @@ def load(task, name, folder=COMPARED):
     if name != CUT:
         runs = [read(path) for path in paths]
         return sorted(runs, key=lambda run: run["seed"])
-    whole = {run["seed"]: run for run in load(task, "last", folder)}
-    parts = [load(task, f"cut{k}", folder) for k in METHODS_CUT]
+    *parts, whole = [load(task, part, folder) for part in parts_of_cut(task, folder)]
+    whole = {run["seed"]: run for run in whole}
     parts = [{run["seed"]: run for run in runs} for runs in parts]
     return [
         together([*(part[seed] for part in parts), run])
@@ -47,7 +47,11 @@ def load(task, name, folder=COMPARED):
     ]
 
 
-METHODS_CUT = sorted(int(name[3:]) for name in METHODS if name.startswith(CUT))
+def parts_of_cut(task, folder=COMPARED):
+    """-> cut1, cut2, .., last, each with the learning rate that suits it, where that was run."""
+    names = [name for name in METHODS if name.startswith(CUT) and name[-1].isdigit()] + ["last"]
+    slow = [list((Path(folder) / task).glob(f"{name}-slow-s[0-9]*.json")) for name in names]
+    return [f"{name}-slow" if found else name for name, found in zip(names, slow, strict=True)]
 
 
 def together(runs):
@@ -137,13 +141,30 @@ def exits_table(task, folder=COMPARED):
         cells = [spread(exits[:, m]) for m in range(M)] + [spread(exits.mean(axis=1))]
         if name.startswith("last"):  # its other exits were never trained
             cells = ["-"] * (M - 1) + [cells[M - 1], "-"]
-        parts = [f"{CUT}{k}" for k in METHODS_CUT] + ["last"] if name == CUT else [name]
+        parts = parts_of_cut(task, folder) if name == CUT else [name]
         times = [[clock[p, run["seed"]]["seconds"] for p in parts if (p, run["seed"]) in clock]
                  for run in runs]  # fmt: skip
         seconds = f"{np.mean([sum(t) for t in times]):.0f}"
         rows.append([words, len(runs), *cells, seconds])
     head = [f"{metric}, exit", "n", *range(1, M + 1), "mean", "seconds"]
     return table(head, rows) + f"\n\n{command(task)}"
+
+
+README_METHODS = """last-slow none-uniform deebert-slow pabee berxit fastbert later-uniform
+                    all-uniform all-single all-bilevel all-cross""".split()
+
+
+def compared_table(folder=COMPARED):
+    """For the README: toy, the methods as they are known; all else is in docs/evidence.md."""
+    rows = []
+    for name in README_METHODS:
+        if runs := load("toy", name, folder):
+            exits = np.array([exits_of(run) for run in runs])  # (runs, M)
+            values = [exits[:, 0], exits[:, -1], [at(run, "patience", 2) for run in runs]]
+            cells = [spread(x) for x in values]
+            rows.append([METHODS[name].words, *(["-", cells[1], "-"] if "last" in name else cells)])
+    head = ["accuracy on dev", "first exit", "last exit", "patience, at 2x in layers"]
+    return table(head, rows) if rows else absent("toy")
 
 
 def speeds_table(task, folder=COMPARED):

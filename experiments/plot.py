@@ -24,7 +24,7 @@ from picture import LONG  # noqa: E402
 
 STYLES = {  # name: label, colour, marker, line; apart without colour too
     CUT: ("a model for each depth", "black", "X", "-"),
-    "deebert": ("DeeBERT, two stages", "tab:brown", "v", "--"),
+    "deebert-slow": ("DeeBERT, two stages", "tab:brown", "v", "--"),
     "pabee": ("PABEE, weights by depth", "tab:blue", "o", "--"),
     "berxit": ("BERxiT, alternating", "tab:purple", "s", "-."),
     "fastbert": ("last exit teaches", "tab:cyan", "^", ":"),
@@ -34,7 +34,7 @@ STYLES = {  # name: label, colour, marker, line; apart without colour too
     "all-bilevel": ("all teach, bilevel", "tab:orange", "^", "-."),
     "all-cross": ("all teach, cross (LeeBERT)", "tab:red", "o", "-"),
 }
-OTHERS = ("deebert", "pabee", "berxit", "fastbert")
+OTHERS = ("deebert-slow", "pabee", "berxit", "fastbert")
 
 
 def drawn(task, folder):

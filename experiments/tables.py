@@ -19,10 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/faq.md", "docs/evidence.md")
 
 
-def load(name):
-    return json.loads((ROOT / "results" / name / "result.json").read_text(encoding="utf-8"))
-
-
 def first_run():
     """The output of the README's first command: first steps, last step, report."""
     lines = (ROOT / "results" / "toy" / "output.txt").read_text(encoding="utf-8").splitlines()
@@ -35,60 +31,13 @@ def percent(x):
     return f"{100 * x:.1f}"
 
 
-def real_run(name):
-    """Every exit's score, then the fastest setting of each rule that loses at most one point."""
-    result = load(name)
-    metric, exits = result["metric"], result["exits"]
-    lines = [
-        "| exit | " + " | ".join(str(row["exit"]) for row in exits) + " |",
-        "|---" * (len(exits) + 1) + "|",
-        f"| {metric} on dev | " + " | ".join(percent(row[metric]) for row in exits) + " |",
-        "",
-        f"| rule | threshold | {metric} on dev | mean exit | speed-up in layers | wall clock |",
-        "|---|---|---|---|---|---|",
-    ]
-    floor = exits[-1][metric] - 0.01 - 1e-9
-    for rule in ("patience", "entropy", "confidence"):
-        rows = [r for r in result["sweep"] if r["rule"] == rule and r[metric] >= floor]
-        if not rows:
-            lines.append(f"| {rule} | none loses at most one point | | | | |")
-            continue
-        r = max(rows, key=lambda r: (r["speedup_layers"], r[metric]))
-        lines.append(
-            f"| {rule} | {r['threshold']} | {percent(r[metric])} | {r['mean_exit']:.2f} "
-            f"| {r['speedup_layers']:.2f}x | {r['speedup_wall']:.2f}x |"
-        )
-    minutes = result["seconds"] / 60
-    always = percent(result["majority"][metric])
-    lines += [
-        "",
-        f"Always answering the most frequent class scores {always}. Training took {minutes:.0f} "
-        f"minutes on {result['device']}; one run, one seed.",
-    ]
-    return "\n".join(lines)
-
-
 def spread(values):
     return f"{100 * np.mean(values):.1f} +- {100 * np.std(values, ddof=1):.1f}"
 
 
-def redraw():
-    """Toy, two epochs: D1 and D2 cut once, or again in every epoch. Mean and std over seeds."""
-    lines = ["| D1 and D2 | seeds | last exit | mean over exits |", "|---|---|---|---|"]
-    for name, words in (("once", "cut once"), ("redraw", "cut again every epoch")):
-        files = sorted((ROOT / "results" / "toy-redraw").glob(f"{name}-s*.json"))
-        runs = [json.loads(path.read_text(encoding="utf-8"))["exits"] for path in files]
-        last = [exits[-1]["acc"] for exits in runs]
-        mean = [np.mean([row["acc"] for row in exits]) for exits in runs]
-        lines.append(f"| {words} | {len(runs)} | {spread(last)} | {spread(mean)} |")
-    return "\n".join(lines)
-
-
-def toy_runs():
-    """Toy, the README's first command, over seeds."""
-    files = [ROOT / "results" / "toy" / "result.json"]
-    files += sorted((ROOT / "results" / "toy-seeds").glob("s*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+def toy_runs(name="all-cross"):
+    """Toy over seeds, from the comparison."""
+    return evidence.load("toy", name)
 
 
 def seeds():
@@ -170,13 +119,20 @@ def every_table():
     """Cost on MiniLM and accuracy on toy, by --omega-every."""
     rows = []
     for n in (1, 2, 4, 8):
-        files = sorted((ROOT / "results" / "toy-every").glob(f"n{n}-s*.json"))
-        runs = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-        last, ce = [run["exits"][-1]["acc"] for run in runs], [run["w_ce"] for run in runs]
+        runs = toy_runs("all-cross" if n == 1 else f"omega-every-{n}")
+        last, ce = ([run["exits"][-1]["acc"] for run in runs], [r["weights"]["ce"] for r in runs])
         ratio = measured("every")[f"every {n}"]["ratio"]
         cells = [n, f"{ratio:.2f}", f"{spread(last)} (n = {len(runs)})", f"{np.mean(ce):.2f}"]
         rows.append(cells)
     return table(["n", "step of cross", "toy, last exit", "mean weight of a cross-entropy"], rows)
+
+
+def sizes_table():
+    sizes = measured("sizes")
+    words = {"plain (uniform weights)": "plain", "bilevel, reuse": "bilevel or cross"}
+    rows = [[word, *(f"{row[name] / 1000:.1f} GB" for row in sizes.values())]
+            for name, word in words.items()]  # fmt: skip
+    return table(["BERT-base, examples x tokens", *sizes], rows)
 
 
 def growth_table():
@@ -223,15 +179,14 @@ def exit_table():
 TABLES = {
     "step": step_table,
     "every": every_table,
+    "sizes": sizes_table,
+    "compared": evidence.compared_table,
     "growth": growth_table,
     "encoder": encoder_table,
     "exit": exit_table,
     "first-run": first_run,
     "seeds": seeds,
     "band": band,
-    "redraw": redraw,
-    "rte": lambda: real_run("rte-minilm"),
-    "sst2": lambda: real_run("sst2-minilm"),
     **evidence.TABLES,
 }
 

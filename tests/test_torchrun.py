@@ -120,6 +120,37 @@ train.training_step = dies
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_two_processes_that_are_interrupted_go_on(even, tmp_path):
+    """With as many processes as before, and no other number."""
+    stop = """
+step, count = train.training_step, iter(range(100))
+def stops(*args, **options):
+    if next(count) == 9 and not os.path.exists({flag!r}):
+        train.dist.barrier()
+        if train.RANK == 0:
+            open({flag!r}, "w").close()
+        raise KeyboardInterrupt(2)
+    return step(*args, **options)
+train.training_step, train.SELDOM = stops, 0
+"""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    done = launch(tmp_path, 2, options(even, out=whole))
+    assert done.returncode == 0, done.stderr
+    done = launch(tmp_path, 2, options(even, out=folder), stop.format(flag=str(tmp_path / "flag")))
+    hint = f"to go on: torchrun --nproc-per-node=2 train.py --resume {folder}\n"
+    assert done.returncode == 1 and done.stderr.count(hint) == 1
+    with pytest.raises(ValueError, match="processes has changed since this run began"):
+        train.run(train.parse([f"--resume={folder}"]))
+    for words in ("going on after step 9", "is finished; nothing was done"):
+        done = launch(tmp_path, 2, [f"--resume={folder}"])
+        assert done.returncode == 0 and done.stdout.count(words) == 1, done.stderr
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    logs = [(path / "log.jsonl").read_text().splitlines() for path in (folder, whole)]
+    for a, b in zip(*(map(json.loads, lines) for lines in logs), strict=True):
+        assert all(a[name] == b[name] for name in ("step", "ce", "kd", "w_ce", "w_kd"))
+
+
 def test_what_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.setattr(train, "WORLD", 2)
     with pytest.raises(ValueError, match="--hypergradient unrolled is for one process"):

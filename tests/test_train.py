@@ -169,7 +169,7 @@ def test_the_saved_model_answers_what_the_result_says(workplace, finished):
     model, tokenizer, _ = leebert.load_run(folder)
     task = load_task("sst2", workplace)
     encoded = encode(tokenizer, task.dev, 16)
-    logits = train.all_logits(model, train.dev_batches(encoded, 7, "cpu"), len(task.dev))
+    logits = train.all_logits(model, encoded, "cpu")
     exits = train.evaluate_exits(logits, encoded.labels, ("acc",))
     assert exits == json.loads((folder / "result.json").read_text())["exits"]
 
@@ -341,7 +341,8 @@ def test_only_methods_that_read_d2_give_it_away(workplace, monkeypatch):
         encoded = encode(tokenizer, task.train, 16)
         weights = leebert.LossWeights(3)
         monkeypatch.setattr(train, "save", lambda *a: None)
-        train.train(config, model, weights, encoded, workplace)
+        with open(workplace / "log", "w") as log:
+            train.train(config, model, weights, encoded, workplace, log)
         return len(seen), len(cuts)
 
     assert epochs(weights="uniform") == (60, 0)
@@ -381,7 +382,8 @@ def test_the_judgement_sees_one_batch_in_the_ratio_of_lambda(workplace, monkeypa
     config = replace(parse(options(workplace)), train_examples=32, **change)
     task, tokenizer, model = train.prepare(config)
     encoded = encode(tokenizer, task.train, 16)
-    train.train(config, model, leebert.LossWeights(3), encoded, workplace)
+    with open(workplace / "log", "w") as log:
+        train.train(config, model, leebert.LossWeights(3), encoded, workplace, log)
     assert set(seen) == sizes
     if len(sizes) == 2:
         assert [d2 is None for _, d2, _ in seen] == [False, True, False, True] * 2
