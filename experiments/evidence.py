@@ -151,7 +151,7 @@ def exits_table(task, folder=COMPARED):
 
 
 README_METHODS = """last-slow none-uniform deebert-slow pabee berxit fastbert later-uniform
-                    all-uniform all-single all-bilevel all-cross""".split()
+                    all-uniform all-single all-bilevel all-cross all-uniform-long""".split()
 
 
 def compared_table(folder=COMPARED):
@@ -194,13 +194,15 @@ def choices_table(folder=COMPARED):
         if runs:
             rows.append([words, len(runs), *effect(base, runs, "acc")])
     head = ["changed, one at a time", "n", "exit 1", "last exit", "mean over exits",
-            "area, patience", "mean: difference", "more than noise of seeds?"]  # fmt: skip
+            "area, patience", "mean: difference, same seeds", "more than noise?"]  # fmt: skip
     return table(head, rows) + f"\n\n{command('toy')}"
 
 
 def effect(base, runs, metric):
     cells = [spread([exits_of(run)[m] for run in runs]) for m in (0, -1)]
-    means = [[exits_of(run).mean() for run in side] for side in (base, runs)]
+    seeds = {run["seed"] for run in runs}
+    same = [run for run in base if run["seed"] in seeds]
+    means = [[exits_of(run).mean() for run in side] for side in (same, runs)]
     cells += [spread(means[1]), spread([area(run, "patience") for run in runs])]
     return cells + (["", ""] if base is runs else against(*means, metric))
 
@@ -300,7 +302,11 @@ def weights_table(folder=COMPARED):
     cells = []
     for i, task in enumerate(names):
         if len(vectors[task]) > 1:
-            cells.append(f"{task}, two seeds {agreement(vectors[task]):.2f}")
+            ce, kd = ([v[kind] for v in vectors[task]] for kind in (slice(M), slice(M, None)))
+            cells.append(
+                f"{task}, two seeds {agreement(vectors[task]):.2f} (cross-entropies alone "
+                f"{agreement(ce):.2f}, distillations {agreement(kd):.2f})"
+            )
         cells += [f"{task} with {other} {agreement(vectors[task], vectors[other]):.2f}"
                   for other in names[:i]]  # fmt: skip
     return "\n".join([*lines, "; ".join(cells) + "." if cells else "one run only."])

@@ -37,7 +37,8 @@ def test_every_option_and_file_it_names_exists(page):
     known = {f"--{f.name.replace('_', '-')}" for f in train.fields(train.Config)}
     for script in (ROOT / "experiments").glob("*.py"):
         known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', script.read_text()))
-    assert set(re.findall(r"--[a-z][a-z0-9-]+", PAGES[page])) <= known | {"--help"}
+    known |= {"--help", "--nproc-per-node"}
+    assert set(re.findall(r"--[a-z][a-z0-9-]+", PAGES[page])) <= known
     for name in re.findall(r"(?:`|python )((?:[a-z]+/)?\w+\.(?:py|md))\b", PAGES[page]):
         assert (ROOT / name).exists(), name
     for name in re.findall(r"\]\(([^#):]+)", PAGES[page]):
