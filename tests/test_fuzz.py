@@ -5,15 +5,20 @@ fields with a tab between them, and a carriage return before the newline is no t
 the columns, each once. Whatever else it may be, a file is refused with its name and a line.
 """
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+import train  # noqa: E402
+from bert import NAMES, Bert, BertConfig, load_bert  # noqa: E402
 from data import Glue, read_examples, read_tsv  # noqa: E402
 
 MANY = settings(
@@ -122,3 +127,86 @@ def test_an_example_a_line_or_the_line_that_is_wrong(path, rows):
     else:
         examples = read_examples(spec, Path(path))
         assert [(str(e.label), e.text_a, e.text_b) for e in examples] == [(*r, None) for r in rows]
+
+
+# --------------------------------------------------------------------------------------------------
+# Checkpoints: files of our own that somebody or something has damaged
+
+EDITS = st.lists(
+    st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255), st.sampled_from("=+-|")),
+    max_size=4,
+)
+
+
+def damaged(data, edits):
+    """Each edit, at a share of the length: a byte replaced, put in, taken out; or all that follows
+    cut off."""
+    data = bytearray(data)
+    for share, byte, kind in edits:
+        i = int(share * len(data))
+        if kind == "|":
+            del data[i:]
+        elif kind == "+":
+            data.insert(i, byte)
+        elif data:
+            data[i : i + 1] = bytes([byte] if kind == "=" else [])
+    return bytes(data)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    state = {"step": 3, "model": {"weight": torch.arange(4.0)}, "log_end": 17}
+    train.write_checkpoint(folder, state)
+    return train.checkpoints(folder)[0], state
+
+
+@MANY
+@given(edits=EDITS)
+def test_a_damaged_checkpoint_is_never_taken(trained, edits):
+    path, state = trained
+    original = path.read_bytes()
+    try:
+        path.write_bytes(damaged(original, edits))
+        found, same = train.read_checkpoint(path.parent), path.read_bytes() == original
+    finally:
+        path.write_bytes(original)
+    assert (found is not None) == same
+    if same:
+        assert torch.equal(found.pop("model")["weight"], state["model"]["weight"])
+        assert found == {"step": 3, "log_end": 17}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    sizes = dict(vocab_size=3, hidden_size=4, num_hidden_layers=1, num_attention_heads=2,
+                 intermediate_size=4, max_position_embeddings=4)  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(sizes))
+    theirs = dict(row.split() for row in NAMES.strip().splitlines()[1:])
+    tensors = {}
+    for name, tensor in Bert(BertConfig(**sizes)).state_dict().items():
+        module, _, kind = name.rpartition(".")
+        tensors[f"bert.{theirs[module.replace('.0.', '.N.')].replace('.N.', '.0.')}.{kind}"] = (
+            tensor
+        )
+    return folder, save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+@MANY
+@given(name=st.sampled_from(["config.json", "model.safetensors"]), edits=EDITS)
+def test_damaged_weights_are_refused_by_name_or_have_the_right_shapes(weights, name, edits):
+    """A bit of a number may change unseen, since such a file carries no hash; nothing else may."""
+    folder, data = weights
+    config = (folder / "config.json").read_bytes()
+    (folder / "model.safetensors").write_bytes(data)
+    try:
+        (folder / name).write_bytes(damaged((folder / name).read_bytes(), edits))
+        bert = load_bert(folder, verbose=False)
+    except ValueError as error:
+        assert str(folder) in str(error) and edits
+    else:
+        shapes = {n: p.shape for n, p in Bert(bert.config).state_dict().items()}
+        assert {n: p.shape for n, p in bert.state_dict().items()} == shapes
+    finally:
+        (folder / "config.json").write_bytes(config)
