@@ -1,4 +1,4 @@
-"""The reader of TSV files against a model of the format, on thousands of files that nobody wrote.
+"""Thousands of files that nobody wrote: TSV against a model of the format; damaged checkpoints.
 
 The model, on bytes: a file is lines, each ended by a newline, the last one perhaps not; a line is
 fields with a tab between them, and a carriage return before the newline is no text. Line 1 names
