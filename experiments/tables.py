@@ -135,6 +135,26 @@ def sizes_table():
     return table(["BERT-base, examples x tokens", *sizes], rows)
 
 
+def mnli():
+    """What the largest task would cost, from the size of BERT-base and its measured step."""
+    examples, tokens, epochs, gpus, batch, assumed = 392_702, 40, 3, 8, 128, 10e12
+    parameters, multiplied = 110e6, 12 * (4 * 768**2 + 2 * 768 * 3072)  # all; those in products
+    step = measured("step")["BERT-base, 12 exits"]
+    seconds = step["rows"]["bilevel, reuse"]["seconds"]
+    a_token = 8 * 2 * multiplied  # 8 passes, a product and a sum for every weight
+    rate = a_token * step["batch"] * step["tokens"] / seconds
+    work, updates = epochs * examples * tokens * a_token, epochs * examples / batch
+    days, minutes = work / rate / 86400, work / gpus / assumed / 60
+    return (
+        f"MNLI, {epochs} epochs of {examples:,} examples at {tokens} tokens or so, would be "
+        f"{work:.1g} operations with learned weights: {days:.0f} days at the rate of the CPU below "
+        f"({rate / 1e9:.0f} billion a second), or {minutes:.0f} minutes on {gpus} GPUs, if each did "
+        f"{assumed / 1e12:.0f} trillion a second, which nobody has measured here. Add the averages: "
+        f"in each of {updates:,.0f} updates of {batch} examples two vectors as long as Theta, "
+        f"{2 * 4 * parameters / 1e9:.1f} GB in and out of every GPU."
+    )
+
+
 def growth_table():
     rows = []
     for name, case in measured("growth").items():
@@ -180,6 +200,7 @@ TABLES = {
     "step": step_table,
     "every": every_table,
     "sizes": sizes_table,
+    "mnli": mnli,
     "compared": evidence.compared_table,
     "growth": growth_table,
     "encoder": encoder_table,
