@@ -147,11 +147,11 @@ def mnli():
     days, minutes = work / rate / 86400, work / gpus / assumed / 60
     return (
         f"MNLI, {epochs} epochs of {examples:,} examples at {tokens} tokens or so, would be "
-        f"{work:.1g} operations with learned weights: {days:.0f} days at the rate of the CPU below "
-        f"({rate / 1e9:.0f} billion a second), or {minutes:.0f} minutes on {gpus} GPUs, if each did "
-        f"{assumed / 1e12:.0f} trillion a second, which nobody has measured here. Add the averages: "
-        f"in each of {updates:,.0f} updates of {batch} examples two vectors as long as Theta, "
-        f"{2 * 4 * parameters / 1e9:.1f} GB in and out of every GPU."
+        f"{work:.1g} operations with learned weights: {days:.0f} days at the rate of the CPU "
+        f"below ({rate / 1e9:.0f} billion a second), or {minutes:.0f} minutes on {gpus} GPUs, if "
+        f"each did {assumed / 1e12:.0f} trillion a second, which nobody has measured here. Add the "
+        f"averages: in each of {updates:,.0f} updates of {batch} examples two vectors of Theta's "
+        f"length, {2 * 4 * parameters / 1e9:.1f} GB in and out of every GPU."
     )
 
 
