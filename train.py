@@ -8,8 +8,9 @@
     python train.py --resume RUN_DIR                     # a run that was interrupted goes on
     torchrun --nproc-per-node=4 train.py --task mnli     # several GPUs share every batch
 
-From top to bottom: configuration, model and data, training loop, evaluation, report, main. The
-method itself is in leebert.py; the line that calls it is `training_step`.
+From top to bottom: configuration, model and data, several processes, training loop, the files of a
+run, evaluation, report, main. The method itself is in leebert.py; the line that calls it is
+`training_step`. Who reads for the first time may pass over sections 3 and 5.
 
     symbol  meaning                                 in the code         source of the value
     Theta   what the loss L moves; its step         lr                  as others fine-tune BERT
@@ -263,18 +264,6 @@ def prepare(config):
     return task, tokenizer, MultiExitBert(bert, task.num_classes)
 
 
-def lock(file):
-    """ValueError if another process holds it. Whoever ends, however he ends, lets go."""
-    if sys.platform == "win32":
-        return  # no flock there
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{file.name}: another process is writing into this folder") from None
-
-
 def generator(config, what, number):
     """Random numbers that depend on nothing but --seed, what they are for, and its number.
 
@@ -385,11 +374,6 @@ def learning_rate(step, total, config):
     return config.lr * min((step + 1) / rise, (total - step) / max(1, total - rise + 1))
 
 
-# Between two checkpoints passes so many times the time that one takes: 2 % of a run goes into them.
-# Every second or two for the toy; every few minutes for BERT-base, whose state is 1.3 GB.
-SELDOM = 50
-
-
 def streams(config, encoded, step, device):
     """-> endless batches of d1 and of d2, from those of this step on, and what judges from d1.
 
@@ -408,6 +392,11 @@ def streams(config, encoded, step, device):
     judged = -(-step // config.omega_every)  # so many steps have read d2
     d1_batches = stream(config, encoded, d1, config.batch_size, "d1", step, device)
     return d1_batches, stream(config, encoded, d2, d2_size, "d2", judged, device), from_d1
+
+
+# Between two checkpoints passes so many times the time that one takes: 2 % of a run goes into them.
+# Every second or two for the toy; every few minutes for BERT-base, whose state is 1.3 GB.
+SELDOM = 50
 
 
 def train(config, model, loss_weights, encoded, folder, log):
@@ -466,18 +455,6 @@ def train(config, model, loss_weights, encoded, folder, log):
     return time.perf_counter() - start
 
 
-def go_on(folder, parts, log):
-    """Put everything back as the last checkpoint has it -> step, tokens and seconds until then."""
-    saved = read_checkpoint(folder) or dict(step=0, tokens=0, seconds=0.0, log_end=0)
-    for name in parts.keys() & saved.keys():
-        parts[name].load_state_dict(saved[name])
-    print(f"going on after step {saved['step']}")
-    if RANK == 0:
-        log.truncate(min(saved["log_end"], log.seek(0, os.SEEK_END)))
-        log.seek(0, os.SEEK_END)
-    return saved["step"], saved["tokens"], saved["seconds"]
-
-
 @torch.no_grad()
 def log_row(step, total, ce, kd, loss_weights, tokens_per_second, seconds):
     w_ce, w_kd = loss_weights()
@@ -504,6 +481,32 @@ def progress(row):
         f"kd {w_kd:.2f}  {row['tokens_per_second']:,} tokens/s  "
         f"{int(left) // 60}:{int(left) % 60:02d} left"
     )
+
+
+# --------------------------------------------------------------------------------------------------
+# 5. Files of a run: an interruption at any moment leaves one that --resume can go on with
+
+
+def lock(file):
+    """ValueError if another process holds it. Whoever ends, however he ends, lets go."""
+    if sys.platform == "win32":
+        return  # no flock there
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{file.name}: another process is writing into this folder") from None
+
+
+def open_log(folder):
+    """log.jsonl, held by this process until it ends; only rank 0 writes one."""
+    if RANK != 0:
+        return open(os.devnull, "w")
+    folder.mkdir(parents=True, exist_ok=True)
+    log = open(folder / "log.jsonl", "a", encoding="utf-8", newline="\n")
+    lock(log)
+    return log
 
 
 def write(path, data):
@@ -558,8 +561,20 @@ def read_checkpoint(folder):
     return None
 
 
+def go_on(folder, parts, log):
+    """Put everything back as the last checkpoint has it -> step, tokens and seconds until then."""
+    saved = read_checkpoint(folder) or dict(step=0, tokens=0, seconds=0.0, log_end=0)
+    for name in parts.keys() & saved.keys():
+        parts[name].load_state_dict(saved[name])
+    print(f"going on after step {saved['step']}")
+    if RANK == 0:
+        log.truncate(min(saved["log_end"], log.seek(0, os.SEEK_END)))
+        log.seek(0, os.SEEK_END)
+    return saved["step"], saved["tokens"], saved["seconds"]
+
+
 # --------------------------------------------------------------------------------------------------
-# 5. Evaluation
+# 6. Evaluation
 
 
 def dev_batches(encoded, batch_size, device):
@@ -677,7 +692,7 @@ def evaluate(model, task, encoded, logits):
 
 
 # --------------------------------------------------------------------------------------------------
-# 6. Report
+# 7. Report
 
 
 def report(result):
@@ -713,17 +728,7 @@ def report(result):
 
 
 # --------------------------------------------------------------------------------------------------
-# 7. Main
-
-
-def open_log(folder):
-    """log.jsonl, held by this process until it ends; only rank 0 writes one."""
-    if RANK != 0:
-        return open(os.devnull, "w")
-    folder.mkdir(parents=True, exist_ok=True)
-    log = open(folder / "log.jsonl", "a", encoding="utf-8", newline="\n")
-    lock(log)
-    return log
+# 8. Main
 
 
 def start_folder(config, task, tokenizer, model, train_set, folder):
