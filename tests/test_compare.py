@@ -191,7 +191,7 @@ def test_softmax_weights_begin_uniform_and_keep_their_sum():
         weights.ce.normal_()
         weights.kd.normal_()
     w_ce, w_kd = methods.softmax_weights(weights)
-    assert float(w_ce.sum() + w_kd.sum()) == pytest.approx(4 + 3)
+    assert (w_ce.sum() + w_kd.sum()).item() == pytest.approx(4 + 3)
     assert float(w_ce[1] / w_ce[0]) == pytest.approx(float((weights.ce[1] - weights.ce[0]).exp()))
     assert w_kd.tril().abs().sum() == 0
 
