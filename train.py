@@ -374,24 +374,28 @@ def learning_rate(step, total, config):
     return config.lr * min((step + 1) / rise, (total - step) / max(1, total - rise + 1))
 
 
-def streams(config, encoded, step, device):
-    """-> endless batches of d1 and of d2, from those of this step on, and what judges from d1.
+def share_of_d1(config):
+    """How much of the judgement's batch is drawn from d1; the rest is from d2.
 
     The judgement of `cross` sees one batch in all, drawn from d2 and d1 in the ratio 1 : lambda in
     which they count. Two whole batches would cost 11 / 8 as much, and gained nothing.
     """
-    N, optimize = len(encoded.labels), optimize_of(config)
+    return config.lam / (1 + config.lam) if optimize_of(config) == "cross" else 0.0
+
+
+def streams(config, encoded, step, device):
+    """-> endless batches of d1 and of d2, from those of this step on."""
+    N = len(encoded.labels)
     d1 = d2 = np.arange(N)
-    if optimize in ("bilevel", "cross"):
+    if optimize_of(config) in ("bilevel", "cross"):
         epoch = step // -(-N // config.batch_size)
         rng = generator(config, "cut", epoch if config.redraw else 0)
         d1, d2 = split_train(encoded.labels, config.d2_fraction, rng)
         print(f"epoch {epoch + 1}: d1 {len(d1)} examples, d2 {len(d2)}")
-    from_d1 = config.lam / (1 + config.lam) if optimize == "cross" else 0.0
-    d2_size = max(1, round((1 - from_d1) * config.batch_size))
+    d2_size = max(1, round((1 - share_of_d1(config)) * config.batch_size))
     judged = -(-step // config.omega_every)  # so many steps have read d2
     d1_batches = stream(config, encoded, d1, config.batch_size, "d1", step, device)
-    return d1_batches, stream(config, encoded, d2, d2_size, "d2", judged, device), from_d1
+    return d1_batches, stream(config, encoded, d2, d2_size, "d2", judged, device)
 
 
 # Between two checkpoints passes so many times the time that one takes: 2 % of a run goes into them.
@@ -400,7 +404,7 @@ SELDOM = 50
 
 
 def train(config, model, loss_weights, encoded, folder, log):
-    """Train in place -> seconds. Writes lines to log, model.safetensors and checkpoints to folder.
+    """Train in place -> seconds. Writes lines to log, an open file, and the rest to folder.
 
     An epoch is as many examples through Theta as train has, whatever the method: two runs with the
     same --epochs make the same number of updates. Where half of train is held out as d2, an epoch
@@ -416,7 +420,7 @@ def train(config, model, loss_weights, encoded, folder, log):
     model.train()
     for step in range(first, total):
         if step == first or config.redraw and step % steps_per_epoch == 0:
-            d1_batches, d2_batches, from_d1 = streams(config, encoded, step, device)
+            d1_batches, d2_batches = streams(config, encoded, step, device)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, total, config)
         masks = generator(config, "dropout", step * WORLD + RANK)
@@ -430,7 +434,7 @@ def train(config, model, loss_weights, encoded, folder, log):
                 model, loss_weights, optimizer, omega, share(batch), held_out, now,
                 config.max_norm, step_size=config.step_size, lam=config.lam,
                 method=config.hypergradient, temperature=config.temperature,
-                d1_judge=share(some_of(batch, from_d1)), average=average,
+                d1_judge=share(some_of(batch, share_of_d1(config))), average=average,
             )  # fmt: skip
         except FloatingPointError as error:
             raise FloatingPointError(f"step {step + 1}: {error}; try a smaller --lr") from None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import evidence
 import numpy as np
+from evidence import spread, table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/faq.md", "docs/evidence.md")
@@ -29,10 +30,6 @@ def first_run():
 
 def percent(x):
     return f"{100 * x:.1f}"
-
-
-def spread(values):
-    return f"{100 * np.mean(values):.1f} +- {100 * np.std(values, ddof=1):.1f}"
 
 
 def toy_runs(name="all-cross"):
@@ -70,12 +67,6 @@ def measured(part):
     """Figures of experiments/benchmark.py."""
     path = ROOT / "results" / "benchmark.json"
     return json.loads(path.read_text(encoding="utf-8"))[part]["figures"]
-
-
-def table(head, rows):
-    """Cells -> lines of Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def machine():
