@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from compare_runs import at_speedup, judge
-from methods import CHOICES, METHODS
+from methods import CHOICES, METHODS, REAL
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPARED = ROOT / "results" / "compare"  # what compare.py leaves
@@ -165,6 +165,23 @@ def compared_table(folder=COMPARED):
             rows.append([METHODS[name].words, *(["-", cells[1], "-"] if "last" in name else cells)])
     head = ["accuracy on dev", "first exit", "last exit", "patience, at 2x in layers"]
     return table(head, rows) if rows else absent("toy")
+
+
+def real_table(folder=COMPARED):
+    """For the README: pretrained weights, full depth and twice as fast, a row a method of REAL."""
+    found = {task: load(task, "all-cross", folder) for task in TASKS[1:]}
+    tasks = {task: runs[0]["metric"] for task, runs in found.items() if runs}
+    rows = []
+    for name in REAL:
+        cells = []
+        for task in tasks:
+            runs = load(task, name, folder)
+            cells.append(spread([exits_of(run)[-1] for run in runs]) if runs else "-")
+            fast = [at(run, "patience", 2) for run in runs] if name != "last" else []
+            cells.append(spread(fast) if fast else "-")
+        rows.append([METHODS[name].words, *cells])
+    head = [x for task, metric in tasks.items() for x in (f"{task} {metric}, last exit", "at 2x")]
+    return table(["on dev, in percent", *head], rows) if tasks else absent("sst2")
 
 
 def speeds_table(task, folder=COMPARED):
@@ -326,14 +343,19 @@ def published_table():
     return table(["published, BERT-base, test", *tasks], rows)
 
 
-def pictures(folder=ROOT / "docs"):
-    """The two pictures of docs/evidence.md, or how to draw them."""
-    words = {
-        "toy-exits": "Accuracy of every exit, mean and band over seeds, for each method",
-        "toy-speed": "Accuracy against speed-up, in layers and in wall-clock time, for each method",
-    }
-    there = [f"![{words[name]}]({name}.png)" for name in words if (folder / f"{name}.png").exists()]
-    return "\n\n".join(there) or "Not drawn yet: `python experiments/plot.py --task toy`"
+PICTURES = {
+    "exits": "the metric of every exit, mean and band over seeds, for each method",
+    "speed": "the metric against the speed-up, in layers and in wall-clock time, for each method",
+    "levels": "how deep examples of each level of difficulty go",
+    "weights": "the learned weights, their course, and what they follow",
+}
+
+
+def pictures(task, *kinds, folder=ROOT / "docs"):
+    """Those of a task that docs/evidence.md shows, or how to draw them."""
+    there = [kind for kind in kinds if (folder / f"{task}-{kind}.png").exists()]
+    shown = [f"![{task}: {PICTURES[kind]}]({task}-{kind}.png)" for kind in there]
+    return "\n\n".join(shown) or f"Not drawn yet: `python experiments/plot.py --task {task}`"
 
 
 TABLES = {
@@ -343,5 +365,6 @@ TABLES = {
     "questions": questions_table,
     "weights": weights_table,
     "published": published_table,
-    "pictures": pictures,
+    **{f"pictures-{task}": partial(pictures, task, "exits", "speed", "levels") for task in TASKS},
+    **{f"pictures-weights-{task}": partial(pictures, task, "weights") for task in TASKS},
 }  # fmt: skip

@@ -70,7 +70,17 @@ def seeds_of(found):
     return f"{words} seed{'s' if numbers[-1] > 1 else ''}"
 
 
-def exits_figure(task, found):
+def reference(axes, runs, x):
+    """A cross for the network with one exit. x: layer M in one figure, speed-up 1 in the other."""
+    last = [exits_of(run)[-1] for run in runs]
+    if last:
+        label = "one loss, after the last layer"
+        axes.errorbar(
+            x, np.mean(last), deviation(last), fmt="kX", markersize=9, capsize=3, label=label
+        )
+
+
+def exits_figure(task, found, last):
     """One curve a method: what each exit can do where every example goes as deep as that."""
     figure, ((left, right),) = new_figure(1, 2, (12, 6), sharey=True)
     for name, runs in found.items():
@@ -81,6 +91,7 @@ def exits_figure(task, found):
                 line(axes, name, x, exits.mean(axis=0), deviation(exits))
             axes.set(xlabel="exit after layer", xticks=x)
     for axes, words in ((left, "Other methods"), (right, "Exits that teach each other")):
+        reference(axes, last, x[-1])
         axes.set_title(words)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
         axes.grid(alpha=0.3)
@@ -105,7 +116,7 @@ def wall_points(runs, name, rule, clock):
     return x[np.argsort(x)], y[np.argsort(x)]
 
 
-def speed_figure(task, found, clock):
+def speed_figure(task, found, last, clock):
     """A column a rule; above, speed-up in layers, below, as a clock shows it."""
     figure, panels = new_figure(2, 3, (15, 9), sharey=True)
     run = next(iter(found.values()))[0]
@@ -117,6 +128,7 @@ def speed_figure(task, found, clock):
             line(panels[0, column], name, grid, values.mean(axis=0), every=5)
             if name != CUT:
                 line(panels[1, column], name, *wall_points(runs, name, rule, clock))
+        reference(panels[0, column], last, 1)
         panels[0, column].set(title=f"leave by {rule}", xlabel="speed-up in layers")
         panels[1, column].set(xlabel="speed-up in wall-clock time, one thread, batches of 32")
         panels[1, column].axvline(1, color="black", linewidth=0.8)
@@ -215,8 +227,10 @@ def draw(task, results, out):
     found = drawn(task, results)
     if not found:
         raise ValueError(f"{Path(results) / task}: no results; python experiments/compare.py")
-    figures = {"exits": exits_figure(task, found)}
-    figures["speed"] = speed_figure(task, found, clocks(task, results))
+    # Where there is a model for each depth, the deepest of them is the same reference.
+    last = [] if CUT in found else load(task, "last", results)
+    figures = {"exits": exits_figure(task, found, last)}
+    figures["speed"] = speed_figure(task, found, last, clocks(task, results))
     if "all-cross" in found:
         figures["weights"] = weights_figure(task, found["all-cross"])
     if task == "toy":

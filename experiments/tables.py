@@ -193,6 +193,7 @@ TABLES = {
     "sizes": sizes_table,
     "mnli": mnli,
     "compared": evidence.compared_table,
+    "real": evidence.real_table,
     "growth": growth_table,
     "encoder": encoder_table,
     "exit": exit_table,

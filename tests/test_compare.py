@@ -333,6 +333,15 @@ def test_tables_of_nothing_name_the_command(tmp_path):
         assert table(tmp_path).startswith("Not run yet: ")
 
 
+def test_readme_has_full_depth_and_twice_as_fast(tmp_path):
+    assert evidence.real_table(tmp_path).startswith("Not run yet: ")
+    for seed in (0, 1):
+        made_up(tmp_path, "sst2", "all-cross", seed, [0.6, 0.7, 0.8, 0.8, 0.8, 0.9 + seed / 50])
+    lines = evidence.real_table(tmp_path).splitlines()
+    assert lines[0] == "| on dev, in percent | sst2 acc, last exit | at 2x |"
+    assert lines[2].endswith("the reference | - | - |") and "91.0 +- 1.4" in lines[-1]
+
+
 def test_a_question_is_answered_with_the_noise_of_seeds(tmp_path):
     for seed in range(3):
         made_up(tmp_path, "toy", "all-bilevel", seed, [0.6 + seed / 100] * 6)
@@ -381,7 +390,10 @@ def test_pictures_show_the_numbers_of_the_results(tmp_path, monkeypatch):
     assert [path.name for path in paths] == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     found = plot.drawn("toy", tmp_path)
-    left, right = plot.exits_figure("toy", found).axes
+    left, right = plot.exits_figure("toy", found, found["pabee"]).axes
+    cross = right.containers[0]  # the reference: of these runs, only the last exit
+    last = np.mean([evidence.exits_of(run)[-1] for run in found["pabee"]])
+    assert cross.lines[0].get_xydata().flatten() == pytest.approx([6, last])
     for axes, name in ((left, "pabee"), (right, "all-cross")):
         expected = np.mean([evidence.exits_of(run) for run in found[name]], axis=0)
         assert axes.lines[0].get_ydata() == pytest.approx(expected)
