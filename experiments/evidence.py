@@ -280,7 +280,7 @@ def agreement(a, b=None):
 
 def weights_table(folder=COMPARED):
     """What all-cross has learned: weights of each exit, as student, as teacher, and alignment."""
-    rows, vectors = [], {}
+    rows, vectors, directions = [], {}, []
     for task in TASKS:
         runs = load(task, "all-cross", folder)
         if not runs:
@@ -290,6 +290,8 @@ def weights_table(folder=COMPARED):
         ce = np.array([run["weights"]["ce"] for run in runs])  # (runs, M)
         kd = np.array([run["weights"]["kd"] for run in runs]) * (M - 1)  # 1: the uniform sum
         vectors[task] = [weight_vector(run) for run in runs]
+        later, earlier = (kd[:, side].mean(axis=1) for side in (np.triu(off), np.tril(off)))
+        directions.append(f"{task} {plain(later)} and {plain(earlier)}")
         probes = [probe for run in runs for probe in run["alignment"]]
         cos_ce = np.mean([probe["ce"] for probe in probes], axis=0)
         cos_kd = np.mean([probe["kd"] for probe in probes], axis=0)
@@ -326,7 +328,9 @@ def weights_table(folder=COMPARED):
             )
         cells += [f"{task} with {other} {agreement(vectors[task], vectors[other]):.2f}"
                   for other in names[:i]]  # fmt: skip
-    return "\n".join([*lines, "; ".join(cells) + "." if cells else "one run only."])
+    lines += ["; ".join(cells) + "." if cells else "one run only.", ""]
+    words = "Mean weight of the distillations in which a later exit teaches, and an earlier one: "
+    return "\n".join([*lines, words + "; ".join(directions) + "."])
 
 
 def plain(values):

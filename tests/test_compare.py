@@ -359,6 +359,22 @@ def test_agreement_of_weights():
     assert evidence.weight_vector(run).tolist() == [1, 1.5, 0.7]
 
 
+def test_the_table_of_weights_knows_students_from_teachers(tmp_path):
+    """M = 3; exit 1 is taught with weight 1.5 by exit 2 and 1.7 by exit 3, and so on."""
+    kd = np.array([[0, 1.5, 1.7], [0.4, 0, 1.6], [0.2, 0.9, 0]])
+    for seed, factor in ((0, 0.9), (1, 1.1)):
+        run = made_up(tmp_path, "sst2", "all-cross", seed, [0.5] * 3)
+        run["weights"] = {"ce": [1.0, 1.2, 1.4], "kd": (factor * kd / 2).tolist()}
+        run["alignment"] = [{"ce": [0.1, 0.2, 0.3], "kd": (kd / 5).tolist()}]
+        (tmp_path / "sst2" / f"all-cross-s{seed}.json").write_text(json.dumps(run))
+    words = evidence.weights_table(tmp_path)
+    assert "as student | 2 | 1.60 +- 0.23 | 1.00 +- 0.14 | 0.55 +- 0.08 |" in words
+    assert "as teacher | 2 | 0.30 +- 0.04 | 1.20 +- 0.17 | 1.65 +- 0.23 |" in words
+    assert "cos with v, as student | 2 | +0.32 | +0.20 | +0.11 |" in words
+    assert "cos with v, as teacher | 2 | +0.06 | +0.24 | +0.33 |" in words
+    assert words.endswith("and an earlier one: sst2 1.60 +- 0.23 and 0.50 +- 0.07.")
+
+
 def test_write_tables_leaves_a_page_that_is_up_to_date(tmp_path):
     """In a copy of the project: unchanged; and written anew where a number was changed by hand."""
     copy = tmp_path / "copy"
