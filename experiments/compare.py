@@ -36,7 +36,7 @@ import tables  # noqa: E402
 import torch  # noqa: E402
 from compare_runs import NOT_SETTINGS  # noqa: E402
 from evidence import COMPARED  # noqa: E402
-from methods import CHOICES, METHODS, REAL, TIMES, Job, changed, digits  # noqa: E402
+from methods import CHOICES, METHODS, MORE, REAL, TIMES, Job, changed, digits  # noqa: E402
 
 import train  # noqa: E402
 
@@ -54,7 +54,8 @@ TASKS = {
 
 def plan(task, seeds, only=()):
     """-> list of (name, seed), the most wanted first, and who needs another's result after it."""
-    names = list(only) or ([*METHODS, *CHOICES] if task == "toy" else REAL)
+    everything = [*METHODS, *CHOICES] if task == "toy" else [*REAL, *MORE.get(task, ())]
+    names = list(only) or everything
     jobs = [(name, seed) for seed in range(seeds) for name in names]
     return sorted(jobs, key=lambda job: group(job[0]))  # stable: in a group, seed after seed
 

@@ -378,6 +378,7 @@ METHODS = {
     ),
 }  # fmt: skip
 REAL = ("last", "pabee", "fastbert", "all-uniform", "all-single", "all-bilevel", "all-cross")
+MORE = {"sst2": ("none-uniform", "all-uniform-d1", "all-frozen-d1")}  # why, on one real task
 
 # The other budget: as much time as all-cross takes. A plain step costs 3 passes through the
 # network (forward 1, backward 2), a step of cross 8: in its time the others make 8 / 3 as many

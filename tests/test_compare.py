@@ -274,6 +274,8 @@ def test_a_plan_has_every_method_for_every_seed():
     jobs = compare.plan("toy", 2)
     assert len(set(jobs)) == len(jobs) == 2 * (len(methods.METHODS) + len(methods.CHOICES))
     assert [name for name, _ in compare.plan("rte", 1)] == list(methods.REAL)
+    everything = [*methods.REAL, *methods.MORE["sst2"]]
+    assert [name for name, _ in compare.plan("sst2", 1)] == everything
     assert compare.plan("cola", 2, ["pabee"]) == [("pabee", 0), ("pabee", 1)]
 
 
