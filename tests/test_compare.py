@@ -130,6 +130,15 @@ def test_berxit_alternates(monkeypatch):
     assert seen == [[0, 0, 1], [1, 1, 1]] * 2
 
 
+def test_others_judge_than_those_whose_terms_are_judged(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "training_step", lambda d1, d1_judge: seen.append((d1, d1_judge)))
+    with methods.changed([methods.judged_by_others], None):
+        for step in range(4):
+            train.training_step(step, d1_judge=step)
+    assert seen == [(0, 0), (1, 0), (2, 1), (3, 2)]
+
+
 def test_frozen_begins_and_stays_where_cross_has_ended(tmp_path, monkeypatch):
     trained("all-cross", tmp_path, monkeypatch, seed=3)
     end = json.loads((tmp_path / "toy" / "all-cross-s3.json").read_text())["weights"]
@@ -264,10 +273,10 @@ def test_only_what_is_missing_is_run_and_who_needs_another_comes_last(tmp_path):
     done.parent.mkdir()
     settings = compare.settings_of(compare.config_of("last", "toy", 0))
     done.write_text(json.dumps({"settings": settings}))
-    jobs = compare.plan("toy", 2, ["jsd", "all-frozen-d1", "last-long", "last", "all-cross"])
+    jobs = compare.plan("toy", 2, ["jsd", "all-frozen-d1", "all-uniform-long", "last", "all-cross"])
     names = [name for name, _ in compare.to_do(jobs, "toy", tmp_path, [])]
     assert names == ["all-cross", "last", "all-cross", "all-frozen-d1", "all-frozen-d1",
-                     "last-long", "last-long", "jsd", "jsd"]  # fmt: skip
+                     "all-uniform-long", "all-uniform-long", "jsd", "jsd"]  # fmt: skip
 
 
 def test_a_plan_has_every_method_for_every_seed():
