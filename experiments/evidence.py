@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from compare_runs import at_speedup, judge
+from compare_runs import at_speedup, spread
 from methods import CHOICES, METHODS, REAL
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,10 +95,32 @@ def clocks(task, folder=COMPARED):
     return {(line["name"], line["seed"]): line for line in lines}
 
 
-def spread(values):
-    """In percent: 93.1 +- 0.4; 93.1 alone if there is one run."""
-    std = f" +- {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.1f}{std}"
+# Student's t with 1, 2, .. degrees of freedom, at 97.5 %.
+T975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+
+
+def difference(a, b, number):
+    """B - A, runs of one seed in pairs: the mean, and its 95 % interval; bold if 0 is outside.
+
+    A pair shares the initial weights, and in methods of one kind the order of the examples too. a,
+    b: runs. number: run -> a metric.
+    """
+    a, b = ({run["seed"]: 100 * number(run) for run in side} for side in (a, b))
+    d = [b[seed] - a[seed] for seed in a.keys() & b.keys()]
+    if len(d) < 2:
+        return f"{d[0]:+.1f}" if d else ""
+    half = T975[min(len(d) - 2, len(T975) - 1)] * np.std(d, ddof=1) / np.sqrt(len(d))
+    low, high = np.mean(d) - half, np.mean(d) + half
+    words = f"{np.mean(d):+.1f} ({low:+.1f} .. {high:+.1f})"
+    return f"**{words}**" if low > 0 or high < 0 else words
+
+
+def mean_exit_metric(run):
+    return exits_of(run).mean()
+
+
+def last_exit_metric(run):
+    return exits_of(run)[-1]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -123,7 +145,7 @@ def table(head, rows):
 def listed(task, folder=COMPARED):
     """-> [(name, words, runs)] of the methods that have runs, in the order of methods.py."""
     names = ["last", CUT, *(n for n in METHODS if not n.startswith(CUT) and n != "last")]
-    words = {CUT: "one model for each depth, fine-tuned for itself"}
+    words = {CUT: "one model for each depth, trained for itself"}
     words |= {name: METHODS[name].words for name in METHODS}
     found = [(name, words[name], load(task, name, folder)) for name in names]
     return [row for row in found if row[2]]
@@ -160,15 +182,15 @@ def compared_table(folder=COMPARED):
     for name in README_METHODS:
         if runs := load("toy", name, folder):
             exits = np.array([exits_of(run) for run in runs])  # (runs, M)
-            values = [exits[:, 0], exits[:, -1], [at(run, "patience", 2) for run in runs]]
+            values = [exits[:, 0], exits[:, -1], [at_speedup(run, "patience", 2) for run in runs]]
             cells = [spread(x) for x in values]
             rows.append([METHODS[name].words, *(["-", cells[1], "-"] if "last" in name else cells)])
-    head = ["accuracy on dev", "first exit", "last exit", "patience, at 2x in layers"]
+    head = ["trained as; accuracy on dev", "first exit", "last exit", "patience, at 2x in layers"]
     return table(head, rows) if rows else absent("toy")
 
 
 def real_table(folder=COMPARED):
-    """For the README: pretrained weights, full depth and twice as fast, a row a method of REAL."""
+    """For the README: pretrained weights, full depth and half of it, a row a method of REAL."""
     found = {task: load(task, "all-cross", folder) for task in TASKS[1:]}
     tasks = {task: runs[0]["metric"] for task, runs in found.items() if runs}
     rows = []
@@ -176,11 +198,16 @@ def real_table(folder=COMPARED):
         cells = []
         for task in tasks:
             runs = load(task, name, folder)
-            cells.append(spread([exits_of(run)[-1] for run in runs]) if runs else "-")
-            fast = [at(run, "patience", 2) for run in runs] if name != "last" else []
-            cells.append(spread(fast) if fast else "-")
+            cells.append(spread([last_exit_metric(run) for run in runs]) if runs else "-")
+            for rule in ("patience", "confidence"):
+                fast = [at_speedup(run, rule, 2) for run in runs] if name != "last" else []
+                cells.append(spread(fast) if fast else "-")
         rows.append([METHODS[name].words, *cells])
-    head = [x for task, metric in tasks.items() for x in (f"{task} {metric}, last exit", "at 2x")]
+    head = [
+        words
+        for task, metric in tasks.items()
+        for words in (f"{task} {metric}, last exit", "2x, patience", "2x, confidence")
+    ]
     return table(["on dev, in percent", *head], rows) if tasks else absent("sst2")
 
 
@@ -191,7 +218,7 @@ def speeds_table(task, folder=COMPARED):
         return absent(task)
     rows = []
     for _, words, runs in found:
-        cells = [spread([at(run, "patience", s) for run in runs]) for s in SPEEDUPS]
+        cells = [spread([at_speedup(run, "patience", s) for run in runs]) for s in SPEEDUPS]
         cells += [spread([area(run, rule) for run in runs]) for rule in RULES]
         rows.append([words, len(runs), *cells])
     head = [f"{found[0][2][0]['metric']}", "n", *(f"patience, {s:g}x" for s in SPEEDUPS),
@@ -200,137 +227,147 @@ def speeds_table(task, folder=COMPARED):
 
 
 def choices_table(folder=COMPARED):
-    """Toy: what each choice does, one at a time, against all-cross."""
+    """Toy: what each choice does, one at a time, against all-cross; `redraw`, against no-redraw."""
     base = load("toy", "all-cross", folder)
-    found = [("lambda 0 (bilevel)", load("toy", "all-bilevel", folder))]
-    found += [(CHOICES[name].words, load("toy", name, folder)) for name in CHOICES]
-    if not base or not any(runs for _, runs in found):
+    found = [("lambda 0 (bilevel)", load("toy", "all-bilevel", folder), base)]
+    for name, choice in CHOICES.items():
+        against = load("toy", "no-redraw", folder) if name == "redraw" else base
+        found.append((choice.words, load("toy", name, folder), against))
+    if not base or not any(runs for _, runs, _ in found):
         return absent("toy")
-    rows = [["as it is (all-cross)", len(base), *effect(base, base, "acc")]]
-    for words, runs in found:
+    rows = []
+    for words, runs, against in [("as it is (all-cross)", base, []), *found]:
         if runs:
-            rows.append([words, len(runs), *effect(base, runs, "acc")])
+            exits = [[exits_of(run)[m] for run in runs] for m in (0, -1)]
+            means, areas = (
+                [mean_exit_metric(run) for run in runs],
+                [area(r, "patience") for r in runs],
+            )
+            cells = [spread(values) for values in (*exits, means, areas)]
+            rows.append([words, len(runs), *cells, difference(against, runs, mean_exit_metric)])
     head = ["changed, one at a time", "n", "exit 1", "last exit", "mean over exits",
-            "area, patience", "mean: difference, same seeds", "more than noise?"]  # fmt: skip
+            "area, patience", "mean over exits: difference"]  # fmt: skip
     return table(head, rows) + f"\n\n{command('toy')}"
 
 
-def effect(base, runs, metric):
-    cells = [spread([exits_of(run)[m] for run in runs]) for m in (0, -1)]
-    seeds = {run["seed"] for run in runs}
-    same = [run for run in base if run["seed"] in seeds]
-    means = [[exits_of(run).mean() for run in side] for side in (same, runs)]
-    cells += [spread(means[1]), spread([area(run, "patience") for run in runs])]
-    return cells + (["", ""] if base is runs else against(*means, metric))
-
-
-def against(a, b, metric):
-    """Cells for b - a: the difference, and whether it is more than noise."""
-    difference = f"{100 * (np.mean(b) - np.mean(a)):+.1f}"
-    return [difference, " ".join(judge(a, b, metric, None).split())]
-
-
 QUESTIONS = (
+    ("A loss after every layer, or after the last one only?", "last", "none-uniform"),
+    ("... which has a learning rate of its own", "last-slow", "none-uniform"),
     ("Does distillation among exits help?", "none-uniform", "all-uniform"),
     ("All teachers (LAE) rather than later ones (LLE)?", "later-uniform", "all-uniform"),
+    ("... with learned weights?", "later-cross", "all-cross"),
     ("What does it cost to give d2 away? (uniform weights)", "all-uniform", "all-uniform-d1"),
     ("What do learned weights gain, on the same d1?", "all-uniform-d1", "all-cross"),
     ("... and against uniform weights on all of train?", "all-uniform", "all-cross"),
     ("... in the same time?", "all-uniform-long", "all-cross"),
-    ("... at the least, against single?", "all-single", "all-cross"),
+    ("Do weights that fall (single) do harm?", "all-uniform", "all-single"),
     ("Cross rather than bilevel?", "all-bilevel", "all-cross"),
+    ("... d1 judges by other examples, or by the step's own?", "cross-others", "all-cross"),
     ("Is it the final weights? Trained again with them frozen", "all-uniform-d1", "all-frozen-d1"),
     ("... or the path to them? From frozen to cross", "all-frozen-d1", "all-cross"),
 )
 
 
 def questions_table(folder=COMPARED):
-    """One row a question and task: B - A at three places, and whether it is more than noise."""
+    """One row a question and task: B - A at three places, with its interval."""
     rows = []
     for words, a, b in QUESTIONS:
         for task in TASKS:
             sides = [load(task, name, folder) for name in (a, b)]
-            if not all(sides):
-                continue
-            metric = sides[0][0]["metric"]
-            cells = []
-            for number in (
-                lambda run: exits_of(run).mean(),
-                lambda run: exits_of(run)[-1],
-                lambda run: area(run, "patience"),
-            ):
-                cells.append(": ".join(against(*([number(r) for r in s] for s in sides), metric)))
-            rows.append([words, f"{a}, {b}", f"{task} ({len(sides[0])}, {len(sides[1])})", *cells])
-    head = ["question", "A, B", "task (n)", "B - A: mean over exits", "last exit", "area, patience"]
+            if all(sides):
+                numbers = [mean_exit_metric, last_exit_metric, lambda run: area(run, "patience")]
+                cells = [difference(*sides, number) for number in numbers]
+                if a.startswith("last"):  # its other exits were never trained
+                    cells = ["", cells[1], ""]
+                n = len({run["seed"] for run in sides[0]} & {run["seed"] for run in sides[1]})
+                rows.append([words, f"{a}, {b}", task, n, *cells])
+    head = ["question", "A, B", "task", "n", "B - A: mean over exits", "last exit",
+            "area, patience"]  # fmt: skip
     return table(head, rows) if rows else absent("toy")
 
 
-def weight_vector(run):
-    """All weights of a run, each 1 at the uniform sum -> (K,); pairs that do not teach left out."""
-    ce, kd = np.array(run["weights"]["ce"]), np.array(run["weights"]["kd"])
-    teachers = (kd > 0).sum(axis=1, keepdims=True)
-    return np.concatenate([ce, (kd * teachers)[kd > 0]])
+LEARNED = {
+    "all-single": "single",
+    "all-bilevel": "bilevel, judged by d2",
+    "cross-others": "cross, d1 judges by other examples",
+    "all-cross": "cross",
+}
 
 
-def agreement(a, b=None):
-    """Mean correlation of the weights of two runs: pairs within a, or one of a with one of b."""
-    pairs = [(x, y) for i, x in enumerate(a) for y in (a[:i] if b is None else b)]
-    return float(np.mean([np.corrcoef(x, y)[0, 1] for x, y in pairs])) if pairs else float("nan")
+def weights_of(runs):
+    """-> ce (runs, M), kd (runs, M, M) with 1 as the uniform sum, off (M, M): pairs that teach."""
+    M = len(runs[0]["exits"])
+    ce = np.array([run["weights"]["ce"] for run in runs])
+    kd = np.array([run["weights"]["kd"] for run in runs]) * (M - 1)
+    return ce, kd, ~np.eye(M, dtype=bool)
 
 
 def weights_table(folder=COMPARED):
-    """What all-cross has learned: weights of each exit, as student, as teacher, and alignment."""
-    rows, vectors, directions = [], {}, []
+    """What was learned: weights of each exit, as student, as teacher; and cos(grad l_k, v)."""
+    rows = []
     for task in TASKS:
-        runs = load(task, "all-cross", folder)
-        if not runs:
-            continue
-        M = len(runs[0]["exits"])
-        off = ~np.eye(M, dtype=bool)
-        ce = np.array([run["weights"]["ce"] for run in runs])  # (runs, M)
-        kd = np.array([run["weights"]["kd"] for run in runs]) * (M - 1)  # 1: the uniform sum
-        vectors[task] = [weight_vector(run) for run in runs]
-        later, earlier = (kd[:, side].mean(axis=1) for side in (np.triu(off), np.tril(off)))
-        directions.append(f"{task} {plain(later)} and {plain(earlier)}")
-        probes = [probe for run in runs for probe in run["alignment"]]
-        cos_ce = np.mean([probe["ce"] for probe in probes], axis=0)
-        cos_kd = np.mean([probe["kd"] for probe in probes], axis=0)
-        for words, values in (
-            ("weight of the cross-entropy", ce),
-            ("weight of distillation, as student", kd.sum(axis=2) / (M - 1)),
-            ("weight of distillation, as teacher", kd.sum(axis=1) / (M - 1)),
-        ):
-            cells = [plain(values[:, m]) for m in range(M)]
-            rows.append([f"{task}: {words}", len(runs), *cells])
-        for words, values in (
-            ("cos with v, cross-entropy", cos_ce),
-            ("cos with v, as student", np.where(off, cos_kd, 0).sum(axis=1) / (M - 1)),
-            ("cos with v, as teacher", np.where(off, cos_kd, 0).sum(axis=0) / (M - 1)),
-        ):
-            rows.append([f"{task}: {words}", len(runs), *(f"{x:+.2f}" for x in values)])
+        for name, words in LEARNED.items():
+            runs = load(task, name, folder)
+            if not runs:
+                continue
+            ce, kd, off = weights_of(runs)
+            shown = {
+                "cross-entropy": ce,
+                "as student": kd.sum(axis=2) / (len(off) - 1),
+                "as teacher": kd.sum(axis=1) / (len(off) - 1),
+            }
+            probes = [probe for run in runs for probe in run.get("alignment", [])]
+            if probes:
+                cos = np.where(off, np.mean([probe["kd"] for probe in probes], axis=0), 0)
+                shown["cos with v, cross-entropy"] = [
+                    np.mean([probe["ce"] for probe in probes], axis=0)
+                ]
+                shown["cos with v, as student"] = [cos.sum(axis=1) / (len(off) - 1)]
+                shown["cos with v, as teacher"] = [cos.sum(axis=0) / (len(off) - 1)]
+            for what, values in shown.items():
+                number = signed if what.startswith("cos") else plain
+                rows.append([f"{task}, {words}", what, *map(number, np.transpose(values))])
     if not rows:
         return absent("toy")
-    M = len(rows[0]) - 2
-    lines = [table(["all-cross, exit", "n", *range(1, M + 1)], rows), ""]
-    chance = 1 / np.sqrt(len(vectors[next(iter(vectors))][0]) - 1)
-    lines.append(
-        "Correlation of all learned weights of two runs, mean over pairs of runs (unrelated "
-        f"weights: 0, with a standard error of {chance:.2f} for one pair):"
-    )
-    names = list(vectors)
-    cells = []
-    for i, task in enumerate(names):
-        if len(vectors[task]) > 1:
-            ce, kd = ([v[kind] for v in vectors[task]] for kind in (slice(M), slice(M, None)))
-            cells.append(
-                f"{task}, two seeds {agreement(vectors[task]):.2f} (cross-entropies alone "
-                f"{agreement(ce):.2f}, distillations {agreement(kd):.2f})"
-            )
-        cells += [f"{task} with {other} {agreement(vectors[task], vectors[other]):.2f}"
-                  for other in names[:i]]  # fmt: skip
-    lines += ["; ".join(cells) + "." if cells else "one run only.", ""]
-    words = "Mean weight of the distillations in which a later exit teaches, and an earlier one: "
-    return "\n".join([*lines, words + "; ".join(directions) + "."])
+    return table(["weights of", "", *(f"exit {m}" for m in range(1, len(rows[0]) - 1))], rows)
+
+
+def agreement(a, b=None):
+    """Mean correlation of vectors of two runs, pairs within a or one of a with one of b.
+
+    -> words: the mean and, in brackets, the standard error that it has where nothing is common.
+    """
+    pairs = [(x, y) for i, x in enumerate(a) for y in (a[:i] if b is None else b)]
+    if not pairs:
+        return ""
+    found = np.mean([np.corrcoef(x, y)[0, 1] for x, y in pairs])
+    return f"{found:+.2f} ({1 / np.sqrt((len(a[0]) - 1) * len(pairs)):.2f})"
+
+
+def agreement_table(folder=COMPARED):
+    """Who teaches whom, and whether two seeds, or two tasks, learn the same weights."""
+    rows, pairs = [], {}
+    for task in TASKS:
+        for name, words in LEARNED.items():
+            if runs := load(task, name, folder):
+                ce, kd, off = weights_of(runs)
+                later, earlier = (kd[:, side].mean(axis=1) for side in (np.triu(off), np.tril(off)))
+                pairs[task, name] = kd[:, off]  # (runs, M (M - 1))
+                cells = [plain(later), plain(earlier), agreement(ce), agreement(kd[:, off])]
+                rows.append([f"{task}, {words}", len(runs), *cells])
+    for name, words in LEARNED.items():
+        tasks = [task for task in TASKS if (task, name) in pairs]
+        for i, task in enumerate(tasks):
+            for other in tasks[:i]:
+                cell = agreement(pairs[other, name], pairs[task, name])
+                rows.append([f"{other} with {task}, {words}", "", "", "", "", cell])
+    head = ["weights of", "n", "a later exit teaches", "an earlier one",
+            "two runs: cross-entropies", "distillations"]  # fmt: skip
+    return table(head, rows) if rows else absent("toy")
+
+
+def signed(values):
+    return f"{np.mean(values):+.2f}"
 
 
 def plain(values):
@@ -368,6 +405,7 @@ TABLES = {
     "choices": choices_table,
     "questions": questions_table,
     "weights": weights_table,
+    "agreement": agreement_table,
     "published": published_table,
     **{f"pictures-{task}": partial(pictures, task, "exits", "speed", "levels") for task in TASKS},
     **{f"pictures-weights-{task}": partial(pictures, task, "weights") for task in TASKS},

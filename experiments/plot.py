@@ -3,9 +3,9 @@
 python experiments/plot.py --task toy                    # docs/toy-exits.png and three others
 python experiments/plot.py --task rte --out /tmp --results FOLDER
 
-TASK-exits.png     the metric of every exit, mean and standard deviation over seeds
-TASK-speed.png     the metric against the speed-up, for each rule, in layers and wall clock
-TASK-weights.png   the learned weights, their course, and what they follow (all-cross)
+TASK-exits.png     the metric of every exit, mean and extremes over seeds
+TASK-speed.png     the metric against the speed-up, for each rule, in layers and in time
+TASK-weights.png   the learned weights, by bilevel and by cross, and their course
 toy-levels.png     how deep each level of difficulty goes
 """
 
@@ -18,7 +18,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
-from evidence import COMPARED, CUT, RULES, TASKS, at, clocks, exits_of, load  # noqa: E402
+from compare_runs import at_speedup  # noqa: E402
+from evidence import COMPARED, CUT, LEARNED, RULES, TASKS, clocks, exits_of, load, weights_of  # noqa: E402
 
 from picture import LONG  # noqa: E402
 
@@ -52,11 +53,9 @@ def new_figure(rows, columns, size, **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def line(axes, name, x, y, band=None, every=1):
+def line(axes, name, x, y, every=1):
     label, colour, marker, style = STYLES[name]
     axes.plot(x, y, style, color=colour, marker=marker, markevery=every, markersize=5, label=label)
-    if band is not None:
-        axes.fill_between(x, y - band, y + band, color=colour, alpha=0.12, linewidth=0)
 
 
 def deviation(values):
@@ -88,7 +87,9 @@ def exits_figure(task, found, last):
         x = np.arange(1, exits.shape[1] + 1)
         for axes, wanted in ((left, name in OTHERS), (right, name not in OTHERS)):
             if wanted or name == CUT:
-                line(axes, name, x, exits.mean(axis=0), deviation(exits))
+                line(axes, name, x, exits.mean(axis=0))
+                colour, band = STYLES[name][1], (exits.min(axis=0), exits.max(axis=0))
+                axes.fill_between(x, *band, color=colour, alpha=0.12, linewidth=0)
             axes.set(xlabel="exit after layer", xticks=x)
     for axes, words in ((left, "Other methods"), (right, "Exits that teach each other")):
         reference(axes, last, x[-1])
@@ -97,7 +98,9 @@ def exits_figure(task, found, last):
         axes.grid(alpha=0.3)
     run = next(iter(found.values()))[0]
     left.set_ylabel(f"{LONG[run['metric']]} on dev")
-    figure.suptitle(f"{task}: each exit by itself; line: mean, band: std over {seeds_of(found)}")
+    figure.suptitle(
+        f"{task}: each exit by itself; mean, and band from lowest to highest, of {seeds_of(found)}"
+    )
     return figure
 
 
@@ -117,20 +120,20 @@ def wall_points(runs, name, rule, clock):
 
 
 def speed_figure(task, found, last, clock):
-    """A column a rule; above, speed-up in layers, below, as a clock shows it."""
+    """A column a rule; above, speed-up in layers, below, in time. A curve ends with its rule."""
     figure, panels = new_figure(2, 3, (15, 9), sharey=True)
     run = next(iter(found.values()))[0]
     M = len(run["exits"])
     grid = np.linspace(1, M, 51)
     for column, rule in enumerate(RULES):
         for name, runs in found.items():
-            values = np.array([[at(run, rule, s) for s in grid] for run in runs])
+            values = np.array([[at_speedup(run, rule, s) for s in grid] for run in runs])
             line(panels[0, column], name, grid, values.mean(axis=0), every=5)
             if name != CUT:
                 line(panels[1, column], name, *wall_points(runs, name, rule, clock))
         reference(panels[0, column], last, 1)
         panels[0, column].set(title=f"leave by {rule}", xlabel="speed-up in layers")
-        panels[1, column].set(xlabel="speed-up in wall-clock time, one thread, batches of 32")
+        panels[1, column].set(xlabel="speed-up in processor time, one thread, batches of 32")
         panels[1, column].axvline(1, color="black", linewidth=0.8)
     for axes in panels.flat:
         axes.grid(alpha=0.3)
@@ -145,60 +148,49 @@ def speed_figure(task, found, last, clock):
     return figure
 
 
-def matrix(axes, values, words, low, high, cmap, title):
-    """Numbers on a ground whose darkness goes with them. values (M, M), words (M, M) of text."""
-    axes.imshow(values, cmap=cmap, vmin=low, vmax=high)
-    M = len(values)
+def matrix(axes, runs, title):
+    """Final weights of distillation, on a ground whose darkness goes with them."""
+    kd = weights_of(runs)[1]  # (runs, M, M)
+    mean, std, M = kd.mean(axis=0), deviation(kd), kd.shape[1]
+    axes.imshow(mean, cmap="Greys", vmin=0, vmax=2)
     for m, t in np.ndindex(M, M):
-        dark = abs(values[m, t]) > low + 0.62 * (high - low) if low == 0 else False
-        axes.text(t, m, words[m][t], ha="center", va="center", fontsize=8,
-                  color="white" if dark else "black")  # fmt: skip
+        words = f"{mean[m, t]:.2f}\n±{std[m, t]:.2f}" if m != t else "-"
+        colour = "white" if mean[m, t] > 1.25 else "black"
+        axes.text(t, m, words, ha="center", va="center", fontsize=8, color=colour)
     axes.set(title=title, xlabel="teacher", ylabel="student")
     axes.set_xticks(range(M), range(1, M + 1))
     axes.set_yticks(range(M), range(1, M + 1))
 
 
-def weights_figure(task, runs):
-    """Final weights of distillation; the course of both kinds; cos(grad l_k, v)."""
-    figure, ((final, cosines), (ce, kd)) = new_figure(2, 2, (12, 10))
-    M = len(runs[0]["exits"])
-    w = np.array([run["weights"]["kd"] for run in runs]) * (M - 1)  # 1: the uniform sum
-    mean, std = w.mean(axis=0), deviation(w)
-    noise = [[f"\n±{x:.2f}" if len(runs) > 1 else "" for x in row] for row in std]
-    words = [[f"{mean[m, t]:.2f}{noise[m][t]}" if m != t else "-" for t in range(M)]
-             for m in range(M)]  # fmt: skip
-    title = "Learned weight of each distillation (1: the uniform sum)"
-    matrix(final, mean, words, 0, 2, "Greys", title)
-    probes = [[probe["kd"] for probe in run["alignment"]] for run in runs]
-    cos = np.mean([np.mean(p, axis=0) for p in probes], axis=0)  # (M, M)
-    words = [[f"{cos[m, t]:+.2f}" if m != t else "-" for t in range(M)] for m in range(M)]
-    top = max(0.01, np.abs(cos).max())
-    title = (
-        "Does the term pull where the judgement wants to go?\nmean of cos(grad KD, v); white: no"
-    )
-    matrix(cosines, np.clip(cos, 0, None), words, 0, top / 0.9, "Greys", title)
+def course(axes, steps, values, title):
+    """values (runs, steps, M): a line an exit, mean and std over runs."""
+    M = values.shape[2]
+    for m, y, band in zip(range(M), values.mean(axis=0).T, deviation(values).T, strict=True):
+        grey = str(0.75 * (1 - m / (M - 1)))
+        marker = "osv^DP"[m % 6]
+        axes.plot(steps, y, "-", color=grey, marker=marker, markersize=5, label=m + 1)
+        axes.fill_between(steps, y - band, y + band, color=grey, alpha=0.15, linewidth=0)
+    axes.axhline(1, color="black", linestyle="--", linewidth=0.8)
+    axes.set(xlabel="step  (dashed line: the uniform sum)", ylabel="weight", ylim=(0, 2))
+    axes.set_title(title)
+    axes.legend(ncols=3, loc="lower left")
+
+
+def weights_figure(task, learned):
+    """learned: {name: runs}. Above, the final weights of each way to learn them; below, courses."""
+    figure, panels = new_figure(2, max(2, len(learned)), (6 * max(2, len(learned)), 10))
+    for axes, (name, runs) in zip(panels[0], learned.items(), strict=False):
+        matrix(axes, runs, f"{LEARNED[name]}:\nweight of each distillation (1: the uniform sum)")
+    name, runs = list(learned.items())[-1]
     steps = [row["step"] for row in runs[0]["course"]]
-    w_ce = np.array([[row["ce"] for row in run["course"]] for run in runs])  # (runs, steps, M)
-    w_kd = np.array([[row["kd"] for row in run["course"]] for run in runs])  # (runs, steps, M, M)
-    greys = [str(0.75 * (1 - m / (M - 1))) for m in range(M)]
-    for axes, values, words in (
-        (ce, w_ce, "weight of the cross-entropy of exit"),
-        (kd, w_kd.sum(axis=3), "mean weight of the distillation of student"),
-    ):
-        for m in range(M):
-            y, band = values[..., m].mean(axis=0), deviation(values[..., m])
-            axes.plot(
-                steps, y, "-", color=greys[m], marker="osv^DP"[m % 6], markersize=5, label=m + 1
-            )
-            axes.fill_between(steps, y - band, y + band, color=greys[m], alpha=0.15, linewidth=0)
-        axes.axhline(1, color="black", linestyle="--", linewidth=0.8)
-        axes.set(xlabel="step  (dashed line: the uniform sum)", ylabel="weight", ylim=(0, 2))
-        axes.set_title(f"Course: {words} ...")
-        axes.legend(ncols=3, loc="lower left")
-    figure.suptitle(
-        f"{task}, all exits teach, weights learned by cross; mean and std over "
-        f"{seeds_of({'all-cross': runs})}"
-    )
+    ce = np.array([[row["ce"] for row in run["course"]] for run in runs])  # (runs, steps, M)
+    kd = np.array([[row["kd"] for row in run["course"]] for run in runs])  # (runs, steps, M, M)
+    words = f"{LEARNED[name]}, course:"
+    course(panels[1, 0], steps, ce, f"{words} cross-entropy of exit ...")
+    course(panels[1, 1], steps, kd.sum(axis=3), f"{words} mean distillation of student ...")
+    for axes in [*panels[0, len(learned) :], *panels[1, 2:]]:
+        axes.set_axis_off()
+    figure.suptitle(f"{task}, all exits teach; mean and std over {seeds_of(learned)}")
     return figure
 
 
@@ -231,8 +223,9 @@ def draw(task, results, out):
     last = [] if CUT in found else load(task, "last", results)
     figures = {"exits": exits_figure(task, found, last)}
     figures["speed"] = speed_figure(task, found, last, clocks(task, results))
-    if "all-cross" in found:
-        figures["weights"] = weights_figure(task, found["all-cross"])
+    learned = {name: load(task, name, results) for name in LEARNED if name != "all-single"}
+    if learned := {name: runs for name, runs in learned.items() if runs}:
+        figures["weights"] = weights_figure(task, learned)
     if task == "toy":
         figures["levels"] = levels_figure(found)
     paths = []

@@ -340,7 +340,8 @@ def test_models_cut_to_size_stand_in_one_row(tmp_path):
 def test_tables_of_nothing_name_the_command(tmp_path):
     for words in (evidence.exits_table("rte", tmp_path), evidence.speeds_table("rte", tmp_path)):
         assert words.startswith("Not run yet: `python experiments/compare.py --task rte --seeds 3")
-    for table in (evidence.choices_table, evidence.questions_table, evidence.weights_table):
+    for table in (evidence.choices_table, evidence.questions_table, evidence.weights_table,
+                  evidence.agreement_table):  # fmt: skip
         assert table(tmp_path).startswith("Not run yet: ")
 
 
@@ -349,28 +350,40 @@ def test_readme_has_full_depth_and_twice_as_fast(tmp_path):
     for seed in (0, 1):
         made_up(tmp_path, "sst2", "all-cross", seed, [0.6, 0.7, 0.8, 0.8, 0.8, 0.9 + seed / 50])
     lines = evidence.real_table(tmp_path).splitlines()
-    assert lines[0] == "| on dev, in percent | sst2 acc, last exit | at 2x |"
-    assert lines[2].endswith("the reference | - | - |") and "91.0 +- 1.4" in lines[-1]
+    assert lines[0] == (
+        "| on dev, in percent | sst2 acc, last exit | 2x, patience | 2x, confidence |"
+    )
+    assert lines[2].endswith("the reference | - | - | - |") and "91.0 +- 1.4" in lines[-1]
 
 
-def test_a_question_is_answered_with_the_noise_of_seeds(tmp_path):
+def test_a_difference_is_paired_by_seed():
+    """d = 1, 2, 3 percent: mean 2, std 1, t(2) = 4.30, so 2 +- 4.30 / sqrt(3)."""
+    a = [{"seed": seed, "x": 0.5 + seed / 10} for seed in (2, 0, 1)]
+    b = [{"seed": seed, "x": 0.5 + seed / 10 + (seed + 1) / 100} for seed in (0, 1, 2, 3)]
+    assert evidence.difference(a, b, lambda run: run["x"]) == "+2.0 (-0.5 .. +4.5)"
+    b = [{**run, "x": run["x"] + 0.02} for run in b]
+    assert evidence.difference(a, b, lambda run: run["x"]) == "**+4.0 (+1.5 .. +6.5)**"
+    assert evidence.difference(b, a, lambda run: run["x"]) == "**-4.0 (-6.5 .. -1.5)**"
+    assert evidence.difference(a[:1], b, lambda run: run["x"]) == "+5.0"
+
+
+def test_a_question_is_answered_with_its_noise(tmp_path):
     for seed in range(3):
         made_up(tmp_path, "toy", "all-bilevel", seed, [0.6 + seed / 100] * 6)
         made_up(tmp_path, "toy", "all-cross", seed, [0.8 + seed / 100] * 6)
     lines = evidence.questions_table(tmp_path).splitlines()
     assert len(lines) == 3 and "Cross rather than bilevel?" in lines[2]
-    assert lines[2].count("+20.0: yes p < 0.001") == 3 and "toy (3, 3)" in lines[2]
+    assert lines[2].count("**+20.0 (+20.0 .. +20.0)**") == 3 and "toy | 3 |" in lines[2]
 
 
 def test_agreement_of_weights():
     a, b = np.array([1.0, 2, 3]), np.array([3.0, 2, 1])
-    assert evidence.agreement([a, 2 * a, a + 1]) == pytest.approx(1)
-    assert evidence.agreement([a], [b]) == pytest.approx(-1)
-    run = {"weights": {"ce": [1.0, 1.5], "kd": [[0, 0.7], [0, 0]]}}
-    assert evidence.weight_vector(run).tolist() == [1, 1.5, 0.7]
+    assert evidence.agreement([a, 2 * a, a + 1]) == "+1.00 (0.41)"  # 1 / sqrt(2 * 3)
+    assert evidence.agreement([a], [b]) == "-1.00 (0.71)"
+    assert evidence.agreement([a]) == ""
 
 
-def test_the_table_of_weights_knows_students_from_teachers(tmp_path):
+def test_the_tables_of_weights_know_students_from_teachers(tmp_path):
     """M = 3; exit 1 is taught with weight 1.5 by exit 2 and 1.7 by exit 3, and so on."""
     kd = np.array([[0, 1.5, 1.7], [0.4, 0, 1.6], [0.2, 0.9, 0]])
     for seed, factor in ((0, 0.9), (1, 1.1)):
@@ -379,11 +392,12 @@ def test_the_table_of_weights_knows_students_from_teachers(tmp_path):
         run["alignment"] = [{"ce": [0.1, 0.2, 0.3], "kd": (kd / 5).tolist()}]
         (tmp_path / "sst2" / f"all-cross-s{seed}.json").write_text(json.dumps(run))
     words = evidence.weights_table(tmp_path)
-    assert "as student | 2 | 1.60 +- 0.23 | 1.00 +- 0.14 | 0.55 +- 0.08 |" in words
-    assert "as teacher | 2 | 0.30 +- 0.04 | 1.20 +- 0.17 | 1.65 +- 0.23 |" in words
-    assert "cos with v, as student | 2 | +0.32 | +0.20 | +0.11 |" in words
-    assert "cos with v, as teacher | 2 | +0.06 | +0.24 | +0.33 |" in words
-    assert words.endswith("and an earlier one: sst2 1.60 +- 0.23 and 0.50 +- 0.07.")
+    assert "as student | 1.60 +- 0.23 | 1.00 +- 0.14 | 0.55 +- 0.08 |" in words
+    assert "as teacher | 0.30 +- 0.04 | 1.20 +- 0.17 | 1.65 +- 0.23 |" in words
+    assert "cos with v, as student | +0.32 | +0.20 | +0.11 |" in words
+    assert "cos with v, as teacher | +0.06 | +0.24 | +0.33 |" in words
+    row = evidence.agreement_table(tmp_path).splitlines()[2]
+    assert "| 2 | 1.60 +- 0.23 | 0.50 +- 0.07 | +1.00 (0.71) | +1.00 (0.45) |" in row
 
 
 def test_write_tables_leaves_a_page_that_is_up_to_date(tmp_path):
@@ -425,7 +439,7 @@ def test_pictures_show_the_numbers_of_the_results(tmp_path, monkeypatch):
         expected = np.mean([evidence.exits_of(run) for run in found[name]], axis=0)
         assert axes.lines[0].get_ydata() == pytest.approx(expected)
         assert axes.lines[0].get_label() == plot.STYLES[name][0]
-    axes = plot.weights_figure("toy", found["all-cross"]).axes[0]
+    axes = plot.weights_figure("toy", {"all-cross": found["all-cross"]}).axes[0]
     shown = [run["weights"]["kd"][2][0] * 5 for run in found["all-cross"]]
     assert f"{np.mean(shown):.2f}\n±{np.std(shown, ddof=1):.2f}" in [
         t.get_text() for t in axes.texts
