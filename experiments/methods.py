@@ -397,8 +397,11 @@ METHODS = {
     ),
 }  # fmt: skip
 REAL = ("last", "pabee", "fastbert", "all-uniform", "all-single", "all-bilevel", "all-cross")
-# Why, on one real task.
-MORE = {"sst2": ("none-uniform", "cross-others", "all-uniform-d1", "all-frozen-d1")}
+# And some that say why.
+MORE = {
+    "sst2": ("none-uniform", "cross-others", "all-uniform-d1", "all-frozen-d1"),
+    "cola": ("none-uniform",),
+}
 
 # The other budget: as much time as all-cross takes. A plain step costs 3 passes through the
 # network (forward 1, backward 2), a step of cross 8: in its time uniform weights make 8 / 3 as many
