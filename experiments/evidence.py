@@ -254,6 +254,7 @@ QUESTIONS = (
     ("A loss after every layer, or after the last one only?", "last", "none-uniform"),
     ("... which has a learning rate of its own", "last-slow", "none-uniform"),
     ("Does distillation among exits help?", "none-uniform", "all-uniform"),
+    ("... rather than weights by depth (PABEE)?", "pabee", "all-uniform"),
     ("All teachers (LAE) rather than later ones (LLE)?", "later-uniform", "all-uniform"),
     ("... with learned weights?", "later-cross", "all-cross"),
     ("What does it cost to give d2 away? (uniform weights)", "all-uniform", "all-uniform-d1"),
