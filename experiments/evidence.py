@@ -387,7 +387,7 @@ def published_table():
 
 PICTURES = {
     "exits": "the metric of every exit, mean and band over seeds, for each method",
-    "speed": "the metric against the speed-up, in layers and in wall-clock time, for each method",
+    "speed": "the metric against the speed-up, in layers and in processor time, for each method",
     "levels": "how deep examples of each level of difficulty go",
     "weights": "the learned weights, their course, and what they follow",
 }
