@@ -115,12 +115,20 @@ def difference(a, b, number):
     return f"**{words}**" if low > 0 or high < 0 else words
 
 
-def mean_exit_metric(run):
-    return exits_of(run).mean()
+def first_exit_metric(run):
+    return exits_of(run)[0]
 
 
 def last_exit_metric(run):
     return exits_of(run)[-1]
+
+
+def mean_exit_metric(run):
+    return exits_of(run).mean()
+
+
+def area_by_patience(run):
+    return area(run, "patience")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -238,12 +246,8 @@ def choices_table(folder=COMPARED):
     rows = []
     for words, runs, against in [("as it is (all-cross)", base, []), *found]:
         if runs:
-            exits = [[exits_of(run)[m] for run in runs] for m in (0, -1)]
-            means, areas = (
-                [mean_exit_metric(run) for run in runs],
-                [area(r, "patience") for r in runs],
-            )
-            cells = [spread(values) for values in (*exits, means, areas)]
+            numbers = (first_exit_metric, last_exit_metric, mean_exit_metric, area_by_patience)
+            cells = [spread([number(run) for run in runs]) for number in numbers]
             rows.append([words, len(runs), *cells, difference(against, runs, mean_exit_metric)])
     head = ["changed, one at a time", "n", "exit 1", "last exit", "mean over exits",
             "area, patience", "mean over exits: difference"]  # fmt: skip
@@ -276,7 +280,7 @@ def questions_table(folder=COMPARED):
         for task in TASKS:
             sides = [load(task, name, folder) for name in (a, b)]
             if all(sides):
-                numbers = [mean_exit_metric, last_exit_metric, lambda run: area(run, "patience")]
+                numbers = (mean_exit_metric, last_exit_metric, area_by_patience)
                 cells = [difference(*sides, number) for number in numbers]
                 if a.startswith("last"):  # its other exits were never trained
                     cells = ["", cells[1], ""]
@@ -296,11 +300,22 @@ LEARNED = {
 
 
 def weights_of(runs):
-    """-> ce (runs, M), kd (runs, M, M) with 1 as the uniform sum, off (M, M): pairs that teach."""
+    """-> ce (runs, M), kd (runs, M, M), 1 at the uniform sum; for runs in which all teach."""
     M = len(runs[0]["exits"])
     ce = np.array([run["weights"]["ce"] for run in runs])
     kd = np.array([run["weights"]["kd"] for run in runs]) * (M - 1)
-    return ce, kd, ~np.eye(M, dtype=bool)
+    return ce, kd
+
+
+def by_exit(words, prefix, number, ce, kd):
+    """ce (runs, M), kd (runs, M, M), 0 on the diagonal -> rows: cross-entropy, student, teacher."""
+    others = kd.shape[1] - 1
+    values = {
+        "cross-entropy": ce,
+        "as student": kd.sum(axis=2) / others,
+        "as teacher": kd.sum(axis=1) / others,
+    }
+    return [[words, prefix + what, *map(number, x.T)] for what, x in values.items()]
 
 
 def weights_table(folder=COMPARED):
@@ -311,23 +326,10 @@ def weights_table(folder=COMPARED):
             runs = load(task, name, folder)
             if not runs:
                 continue
-            ce, kd, off = weights_of(runs)
-            shown = {
-                "cross-entropy": ce,
-                "as student": kd.sum(axis=2) / (len(off) - 1),
-                "as teacher": kd.sum(axis=1) / (len(off) - 1),
-            }
-            probes = [probe for run in runs for probe in run.get("alignment", [])]
-            if probes:
-                cos = np.where(off, np.mean([probe["kd"] for probe in probes], axis=0), 0)
-                shown["cos with v, cross-entropy"] = [
-                    np.mean([probe["ce"] for probe in probes], axis=0)
-                ]
-                shown["cos with v, as student"] = [cos.sum(axis=1) / (len(off) - 1)]
-                shown["cos with v, as teacher"] = [cos.sum(axis=0) / (len(off) - 1)]
-            for what, values in shown.items():
-                number = signed if what.startswith("cos") else plain
-                rows.append([f"{task}, {words}", what, *map(number, np.transpose(values))])
+            rows += by_exit(f"{task}, {words}", "", plain, *weights_of(runs))
+            if probes := [probe for run in runs for probe in run.get("alignment", [])]:
+                cos = (np.mean([[probe[k] for probe in probes]], axis=1) for k in ("ce", "kd"))
+                rows += by_exit(f"{task}, {words}", "cos with v, ", signed, *cos)
     if not rows:
         return absent("toy")
     return table(["weights of", "", *(f"exit {m}" for m in range(1, len(rows[0]) - 1))], rows)
@@ -351,7 +353,8 @@ def agreement_table(folder=COMPARED):
     for task in TASKS:
         for name, words in LEARNED.items():
             if runs := load(task, name, folder):
-                ce, kd, off = weights_of(runs)
+                ce, kd = weights_of(runs)
+                off = ~np.eye(ce.shape[1], dtype=bool)  # who teaches whom: all but themselves
                 later, earlier = (kd[:, side].mean(axis=1) for side in (np.triu(off), np.tril(off)))
                 pairs[task, name] = kd[:, off]  # (runs, M (M - 1))
                 cells = [plain(later), plain(earlier), agreement(ce), agreement(kd[:, off])]
@@ -389,7 +392,7 @@ PICTURES = {
     "exits": "the metric of every exit, mean and band over seeds, for each method",
     "speed": "the metric against the speed-up, in layers and in processor time, for each method",
     "levels": "how deep examples of each level of difficulty go",
-    "weights": "the learned weights, their course, and what they follow",
+    "weights": "learned weights of the distillations, and the course of all",
 }
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import evidence
 import numpy as np
-from evidence import spread, table
+from compare_runs import spread
+from evidence import table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/faq.md", "docs/evidence.md")

@@ -376,6 +376,24 @@ def test_a_question_is_answered_with_its_noise(tmp_path):
     assert lines[2].count("**+20.0 (+20.0 .. +20.0)**") == 3 and "toy | 3 |" in lines[2]
 
 
+def test_cutting_again_is_compared_with_cutting_once(tmp_path):
+    for name, x in (("all-cross", 0.9), ("no-redraw", 0.95), ("redraw", 0.96), ("jsd", 0.92)):
+        made_up(tmp_path, "toy", name, 0, [x] * 6)
+    ends = {line.split(" | ")[0]: line.split(" | ")[-1] for line in
+            evidence.choices_table(tmp_path).splitlines()}  # fmt: skip
+    words = {name: f"| {methods.CHOICES[name].words}" for name in ("redraw", "no-redraw", "jsd")}
+    assert {name: ends[words[name]] for name in words} == {
+        "redraw": "+1.0 |", "no-redraw": "+5.0 |", "jsd": "+2.0 |"
+    }  # fmt: skip
+
+
+def test_a_speed_that_a_rule_does_not_reach_is_no_number(tmp_path):
+    """Patience from exit 4 on: at 1.5x a threshold, at 2x nothing, though exit 1 is known."""
+    made_up(tmp_path, "sst2", "pabee", 0, [0.5] * 3 + [0.8] * 3, [(4.0, 0.7)])
+    row = evidence.speeds_table("sst2", tmp_path).splitlines()[2]
+    assert "| 1 | 70.0 | - | - |" in row
+
+
 def test_agreement_of_weights():
     a, b = np.array([1.0, 2, 3]), np.array([3.0, 2, 1])
     assert evidence.agreement([a, 2 * a, a + 1]) == "+1.00 (0.41)"  # 1 / sqrt(2 * 3)
