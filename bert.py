@@ -86,7 +86,7 @@ def dropout(x, p, training):
 
     Own code, because the mask must depend on nothing but the shape and the state of the random
     generator. Then the same seed gives the same mask in a plain pass and under forward-mode
-    differentiation, which the hypergradient relies on. (And bernoulli_ takes twice as long.)
+    differentiation, which the hypergradient relies on.
     """
     if not training or p == 0:
         return x

@@ -160,9 +160,11 @@ class LossWeights(nn.Module):
     w_m     = 2 sigmoid(Omega_m)
     w_{m,t} = 2 sigmoid(Omega_{m,t}) / (number of m's teachers)                               [ours]
 
-    Omega = 0 at the start: every exit has one unit of cross-entropy and one unit of distillation in
-    all, so learning starts from the plain uniform sum. A weight lives in (0, 2) and no term can buy
-    its weight from another one, as it could under a softmax over all terms.
+    Omega = 0 at the start: every exit has one unit of cross-entropy and, if it has teachers, one
+    unit of distillation in all: the plain uniform sum. w_m lives in (0, 2), w_{m,t} in (0, 2 /
+    number of teachers), and no term can buy its weight from another one, as it could under a
+    softmax over all terms. (The gate 2 sigmoid is that of ALoRA, 2024, by the same author. That
+    LeeBERT has it is a guess.)
     """
 
     def __init__(self, num_exits, teachers="all"):
@@ -205,22 +207,26 @@ def objective(ce, kd, w_ce, w_kd):
 #     Theta'(Omega) = Theta - xi * grad_Theta L(D1; Theta, Omega)                 the look-ahead
 #     G(Omega)      = F(D2; Theta'(Omega)) + lambda * F(D1; Theta'(Omega))        the judgement
 #
-# lambda = 0 is plain bi-level optimization as in DARTS. lambda > 0 is our reading of the paper's
-# cross-level optimization, whose update of the weights draws gradient information from both
-# splits [reported]; the paper's exact update and its coefficient are unknown [ours].
+# lambda = 0 is plain bi-level optimization as in DARTS; HDKD (AAAI 2021) learns weights of exits
+# that teach in that way. lambda > 0 is our reading of the paper's cross-level optimization, whose
+# update of the weights draws gradient information from both splits [reported]; the paper's exact
+# update and its coefficient are unknown [ours]. To mix two splits by a lambda is MiLeNAS's idea
+# (CVPR 2020; without a look-ahead, and lambda stands at the held-out part).
 #
 # Why grad_Omega G is cheap. L is linear in w, so with v = grad G(Theta') the chain rule gives
 #
 #     dG/dw_k = < v, dTheta'/dw_k > = -xi < v, grad l_k(Theta) >
 #
-# In words: a loss term gains weight exactly when its gradient points the way the held-out loss
-# wants to go. All K inner products are the derivative of ONE vector function, the terms l(Theta) =
-# (l_1 .. l_K), in ONE direction, v. No loop over terms, no second-order graph.
+# In words: a loss term gains weight exactly when its gradient agrees with v, so that a small step
+# that lowers the term lowers the judgement too. All K inner products are the derivative of ONE
+# vector function, the terms l(Theta) = (l_1 .. l_K), in ONE direction, v. No loop over terms, no
+# second-order graph.
 #
 # Two questions that every reader asks. Is there a first-order shortcut, as in DARTS? No: F does not
 # contain Omega, so without the look-ahead its gradient is exactly zero. Why not look ahead through
-# Adam, which takes the real step? Because a fresh Adam's step does not depend on the size of the
-# gradient, so the derivative nearly vanishes; the look-ahead is one step of plain SGD, as in DARTS.
+# AdamW, which takes the real step? A fresh Adam's step does not depend on the size of the gradient,
+# so the derivative nearly vanishes. Later it would not, and then plain SGD, as in DARTS, is a
+# simplification [ours]: Theta' is not where the network goes, by AdamW and clipped.
 
 
 def logits_at(model, theta, batch):
@@ -241,7 +247,7 @@ def lower_logits(model, theta, d1, seed):
 
 
 def lower_level(model, loss_weights, d1, temperature):
-    """One pass over D1 -> (ce, kd), L, and what repeats the pass: logits (M, B, C) and the seed."""
+    """One pass over D1 -> (ce, kd), L, logits (M, B, C), and the seed that repeats the pass."""
     seed = int(torch.randint(2**62, ()))
     logits = lower_logits(model, dict(model.named_parameters()), d1, seed)
     ce, kd = loss_terms(logits, d1.labels, loss_weights.teachers, temperature)
@@ -287,9 +293,9 @@ def derivative_difference(terms, theta, v):
 # Where does the time go? Into matrix products. Count one pass forward as 1 and one backward as 2,
 # since every product Y = X W has two in its derivative: a plain step costs 3, a bi-level step 3 for
 # grad L, 3 for v, and then 3 for derivative_forward: for each product Y, dX W and X dW. But Y, at
-# the same theta with the same dropout, was in the first pass already. Who remembers it pays 2, the
-# least there is. Tensor operations can be overheard by a TorchFunctionMode, so the model need not
-# know; all that is not a product is cheap, and is computed again.
+# the same theta with the same dropout, was in the first pass already. Who remembers it pays 2.
+# Tensor operations can be overheard by a TorchFunctionMode, so the model need not know; all that is
+# not a product is cheap, and is computed again.
 
 PRODUCTS = (F.linear, torch.Tensor.matmul)  # `x @ y` comes by as Tensor.matmul
 SCALINGS = (torch.Tensor.mul, torch.Tensor.div)  # `x * y`, `x / y`
@@ -349,8 +355,10 @@ def cross_level(
     The gradients are lists, in the order of model.parameters() and of loss_weights.parameters().
     The gradient of L is computed for the look-ahead and serves for the real step as well. Nothing
     of the model is changed, neither parameters nor .grad. d1_judge: the examples of D1 that F(D1)
-    is made of, by default all of d1. average: where several processes share a batch, each with the
-    same number of examples, this makes the mean over them of a list of tensors; not for `unrolled`.
+    is made of, by default all of d1: those of the step itself [ours], on which a step on a
+    cross-entropy is nearly always right, so for that alone these weights rise. average: where
+    several processes share a batch, each with the same number of examples, this makes the mean over
+    them of a list of tensors; not for `unrolled`.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
@@ -420,11 +428,12 @@ def gradients(model, loss_weights, d1, d2, optimize, **options):
     d2 is read by bilevel and cross only. options: those of cross_level.
     """
     if optimize in ("bilevel", "cross"):
-        options["lam"] = options["lam"] if optimize == "cross" else 0.0
+        if optimize == "bilevel":
+            options["lam"] = 0.0
         return cross_level(model, loss_weights, d1, d2, **options)
     if optimize not in ("single", "fixed"):
         raise ValueError(f"optimize must be single, bilevel, cross or fixed, not {optimize!r}")
-    (ce, kd), loss, _, _ = lower_level(model, loss_weights, d1, options["temperature"])
+    (ce, kd), loss, _, _ = lower_level(model, loss_weights, d1, options.get("temperature", 1.0))
     theta, omega = list(model.parameters()), list(loss_weights.parameters())
     both = options.get("average", list)(torch.autograd.grad(loss, theta + omega))
     hyper = list(both[len(theta) :]) if optimize == "single" else None

@@ -475,6 +475,17 @@ def test_a_step_is_descent_in_theta_and_in_omega(optimize):
         torch.testing.assert_close(p.detach(), start - 10 * g, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("optimize", ["fixed", "single", "bilevel", "cross"])
+def test_options_left_out_are_those_of_cross_level(optimize):
+    model, weights, d1, d2 = problem()
+    short = leebert.gradients(model, weights, d1, d2, optimize, step_size=0.1)
+    full = leebert.gradients(
+        model, weights, d1, d2, optimize, step_size=0.1, lam=1.0, temperature=1.0
+    )
+    flat = [[x for part in result if part is not None for x in part] for result in (short, full)]
+    assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
+
+
 def test_the_gradient_is_clipped_to_a_norm():
     model, weights, d1, d2 = problem()
     before = [p.detach().clone() for p in model.parameters()]
