@@ -412,11 +412,12 @@ def train(config, model, loss_weights, encoded, folder, log):
     """
     device, optimize = next(model.parameters()).device, optimize_of(config)
     steps_per_epoch = -(-len(encoded.labels) // config.batch_size)
-    total, start = config.epochs * steps_per_epoch, time.perf_counter()
+    total = config.epochs * steps_per_epoch
     optimizer, omega = theta_optimizer(model, config), omega_optimizer(loss_weights, config)
     parts = dict(model=model, loss_weights=loss_weights, optimizer=optimizer, omega=omega)
     first, tokens, seconds = go_on(folder, parts, log) if config.resume else (0, 0, 0.0)
-    start, written, took = start - seconds, start, 0.0
+    written, took = time.perf_counter(), 0.0
+    start = written - seconds
     model.train()
     for step in range(first, total):
         if step == first or config.redraw and step % steps_per_epoch == 0:
