@@ -399,9 +399,12 @@ METHODS = {
 REAL = ("last", "pabee", "fastbert", "all-uniform", "all-single", "all-bilevel", "all-cross")
 # And some that say why.
 MORE = {
-    "sst2": ("none-uniform", "cross-others", "all-uniform-d1", "all-frozen-d1"),
+    "rte": ("none-uniform",),
+    "sst2": (
+        "none-uniform", "cross-others", "all-uniform-d1", "all-frozen-d1", "all-uniform-long",
+    ),
     "cola": ("none-uniform",),
-}
+}  # fmt: skip
 
 # The other budget: as much time as all-cross takes. A plain step costs 3 passes through the
 # network (forward 1, backward 2), a step of cross 8: in its time uniform weights make 8 / 3 as many
