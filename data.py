@@ -401,33 +401,30 @@ def load_tokenizer(folder, vocab_size):
     """
     folder, tokenizer = Path(folder), None
     path = folder / "tokenizer.json"
-    if path.exists():
-        try:
+    try:
+        if path.exists():
             tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{path}: {error}") from None
-        vocab = tokenizer.get_vocab()
-    else:
-        path = folder / "vocab.txt"
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{folder}: neither tokenizer.json nor vocab.txt in this folder"
-            )
-        words = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        vocab = {word: i for i, word in enumerate(words)}
-        if len(vocab) < len(words):
-            raise ValueError(f"{path}: {len(words) - len(vocab)} word(s) occur twice")
+            vocab = tokenizer.get_vocab()
+        else:
+            path = folder / "tokenizer_config.json"
+            options = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            lowercase = options.get("do_lower_case", True)
+            path = folder / "vocab.txt"
+            words = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            vocab = {word: i for i, word in enumerate(words)}
+            if len(vocab) < len(words):
+                raise ValueError(f"{len(words) - len(vocab)} word(s) occur twice")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder}: no tokenizer.json and no vocab.txt here") from None
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"{path}: {error}") from None
     if not vocab.keys() >= set(SPECIAL):
         raise ValueError(f"{path}: not a BERT vocabulary, it needs {', '.join(SPECIAL)}")
     if max(vocab.values()) >= vocab_size:
         raise ValueError(
             f"{path}: ids up to {max(vocab.values())}, but the model has {vocab_size} embeddings"
         )
-    if tokenizer is None:
-        options = folder / "tokenizer_config.json"
-        options = json.loads(options.read_text(encoding="utf-8")) if options.exists() else {}
-        tokenizer = wordpiece(vocab, options.get("do_lower_case", True))
-    return tokenizer
+    return wordpiece(vocab, lowercase) if tokenizer is None else tokenizer
 
 
 class Encoded(NamedTuple):
@@ -506,6 +503,7 @@ SHA256 = {
     "WNLI.zip": "ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46",
     "msr_paraphrase_train.txt": "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89",
     "msr_paraphrase_test.txt": "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784",
+    "config.json": "7160e1553ad2ca51d8c1cb066be533db31826e12d173824c1bb0cb1a4f187d20",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
     "model.safetensors": "68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3",
 }
@@ -520,27 +518,18 @@ NO_DOWNLOAD = "The built-in task (python train.py) needs no download."
 
 
 def download(url, path):
-    """Fetch url to path, which afterwards is whole and has its hash, or is not there. OSError.
-
-    A file without a known hash (a model's config.json) must at least parse: a connection that
-    breaks off looks like the end of the file to `urllib`.
-    """
+    """Fetch url to path, which afterwards is whole and has its hash, or is not there. OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, sha256 = path.with_name(path.name + ".partial"), SHA256.get(path.name)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     print(f"downloading {url}")
-    try:
-        torch.hub.download_url_to_file(url, str(partial), hash_prefix=sha256)
-        if sha256 is None:
-            json.loads(partial.read_text(encoding="utf-8"))
-        os.replace(partial, path)
+    try:  # beside path, and renamed if the hash is right
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=SHA256[path.name])
     except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
         message = " ".join(str(error).split())  # a redirection for ever makes three lines
         raise OSError(f"{url}: {message}") from None
     finally:
         socket.setdefaulttimeout(timeout)
-        partial.unlink(missing_ok=True)
 
 
 def mrpc_files(folder):
@@ -588,7 +577,7 @@ def download_glue(name, data_dir, paths):
             else:
                 with zipfile.ZipFile(archive) as z:
                     contents = {p.name: z.read(f"{spec.folder}/{p.name}") for p in paths}
-            for path in paths:
+            for path in reversed(paths):  # train last: whoever is interrupted begins again
                 if path.exists():  # a file of the user's own
                     continue
                 (Path(tmp) / path.name).write_bytes(contents[path.name])
