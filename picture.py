@@ -114,7 +114,7 @@ def draw(folder):
             levels_panel(panels[5], result)
         else:
             panels[5].axis("off")
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a result of train.py ({error!r})") from None
     method = ", ".join(f"{name} {value}" for name, value in result["method"].items())
     figure.suptitle(f"{result['task']}, model {result['model']}, {method}, seed {result['seed']}")

@@ -25,7 +25,7 @@ def operating_point(folder, M):
         return (point["rule"], point["threshold"]) if point else ("patience", M)
     except FileNotFoundError:
         raise ValueError(f"{folder}: no result.json to take rule and threshold from") from None
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'result.json'}: not of train.py ({error!r})") from None
 
 
@@ -41,7 +41,7 @@ def number(rule, text):
     return threshold
 
 
-def predict(folder, rule=None, threshold=None):
+def predict(folder, rule=None, threshold=None, device="auto"):
     """Write the files -> their paths. All is computed first: an error leaves no file."""
     folder, tables = Path(folder), {}
     model, tokenizer, config = load_run(folder)
@@ -52,7 +52,7 @@ def predict(folder, rule=None, threshold=None):
     spec, labels = GLUE[config["task"]], config["labels"]
     if rule is None:
         rule, threshold = operating_point(folder, len(model.exits))
-    device = find_device("auto")
+    device = find_device(device)
     model.to(device)
     suffixes = {"_matched": "-m", "_mismatched": "-mm"} if spec.folder == "MNLI" else {"": ""}
     for suffix, short in suffixes.items():

@@ -36,6 +36,7 @@ import ctypes
 import hashlib
 import io
 import json
+import math
 import os
 import shlex
 import signal
@@ -168,11 +169,11 @@ def parse(argv):
         "epochs", "batch_size", "lr", "temperature", "max_norm", "omega_lr", "omega_every",
         "log_every",
     ):  # fmt: skip
-        if not getattr(config, name) > 0:  # nan is not
-            raise ValueError(f"--{name.replace('_', '-')} must be positive")
+        if not 0 < getattr(config, name) < math.inf:  # nan is not
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, and finite")
     for name in ("seed", "train_examples", "lam", "step_size", "weight_decay", "warmup"):
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"--{name.replace('_', '-')} must not be negative")
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} must not be negative, nor infinite")
     if not 0 < config.d2_fraction < 1 or not config.warmup <= 1:
         raise ValueError("--d2-fraction and --warmup must lie between 0 and 1")
     if config.predict and config.task not in GLUE:
@@ -244,7 +245,7 @@ def prepare(config):
         task = own_task(config.train_file, config.dev_file)
     else:
         task = load_task(config.task, config.data_dir)
-    if config.predict and not task.test:
+    if config.predict and not (task.test and (task.test_mismatched or not task.dev_mismatched)):
         raise ValueError(f"--predict: no test file of {task.name} in {config.data_dir}")
     if config.model == "toy":
         tokenizer = toy_tokenizer()
@@ -462,17 +463,9 @@ def train(config, model, loss_weights, encoded, folder, log):
 
 @torch.no_grad()
 def log_row(step, total, ce, kd, loss_weights, tokens_per_second, seconds):
-    w_ce, w_kd = loss_weights()
-    return {
-        "step": step,
-        "total": total,
-        "ce": ce.tolist(),
-        "kd": kd.mean().item(),
-        "w_ce": w_ce.tolist(),
-        "w_kd": w_kd.tolist(),
-        "tokens_per_second": round(tokens_per_second),
-        "seconds": round(seconds, 2),
-    }
+    w_ce, w_kd = (w.tolist() for w in loss_weights())
+    row = dict(step=step, total=total, ce=ce.tolist(), kd=kd.mean().item(), w_ce=w_ce, w_kd=w_kd)
+    return row | dict(tokens_per_second=round(tokens_per_second), seconds=round(seconds, 2))
 
 
 def progress(row):
@@ -539,7 +532,7 @@ def save(model, path):
 
 def checkpoints(folder):
     """From old to new. A name is checkpoint-STEP-HASH.pt, with the hash of what is in the file."""
-    return sorted(folder.glob("checkpoint-*.pt"))
+    return sorted(folder.glob(f"checkpoint-{'[0-9]' * 8}-{'[0-9a-f]' * 16}.pt"))
 
 
 def digest(data):
@@ -666,14 +659,12 @@ def operating_point(rows, full_score, metric, loss=0.01):
 def by_level(examples, predictions, layers):
     """Toy only: accuracy and mean exit layer of each level of difficulty."""
     levels, labels = np.array([e.level for e in examples]), np.array([e.label for e in examples])
-    return [
-        {
-            "level": int(level),
-            "acc": float((predictions == labels)[levels == level].mean()),
-            "mean_exit": float(layers[levels == level].mean()),
-        }
-        for level in np.unique(levels[levels > 0])
-    ]
+    rows = []
+    for level in np.unique(levels[levels > 0]):
+        these = levels == level
+        means = {"acc": (predictions == labels)[these].mean(), "mean_exit": layers[these].mean()}
+        rows.append({"level": int(level), **{name: float(x) for name, x in means.items()}})
+    return rows
 
 
 def evaluate(model, task, encoded, logits):
@@ -843,7 +834,7 @@ def run(config):
     if config.predict:
         from predict import predict  # not above: it imports this file
 
-        print("written:", *predict(folder))
+        print("written:", *predict(folder, device=config.device))
     return folder
 
 

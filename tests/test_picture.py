@@ -83,7 +83,7 @@ def test_the_command_line(tmp_path):
     (tmp_path / "result.json").write_text((ROOT / "results/toy/result.json").read_text())
     done = command(tmp_path)
     assert done.returncode == 0 and done.stdout == f"{tmp_path / 'report.png'}\n", done.stderr
-    for content in ("{", "{}"):
+    for content in ("{", "{}", "[]"):
         (tmp_path / "result.json").write_text(content)
         done = command(tmp_path)
         assert done.returncode == 2 and "not a result of train.py" in done.stderr

@@ -13,7 +13,7 @@ from test_data import write
 import predict
 import train
 from bert import Bert, BertConfig
-from data import GLUE, toy_tokenizer
+from data import GLUE, Task, toy_tokenizer
 from leebert import RULES, MultiExitBert, load_run
 
 ROOT = Path(__file__).parent.parent
@@ -140,13 +140,34 @@ def test_what_cannot_be_predicted_is_one_line(
     assert files(folder) == before
 
 
-def test_half_of_mnli_is_nothing(tmp_path):
+def test_a_result_of_something_else_is_named(tmp_path):
+    folder = make_run(tmp_path / "run", "rte")
+    for content in ("{", "{}", "[]"):
+        write(folder / "result.json", content)
+        with pytest.raises(ValueError, match="result.json: not of train.py"):
+            predict.predict(folder)
+
+
+def test_half_of_mnli_is_nothing(tmp_path, monkeypatch):
+    """Neither here nor before a training that is to be followed by it."""
     folder = make_run(tmp_path / "run", "mnli")
     (folder / "glue" / "MNLI" / "test_mismatched.tsv").unlink()
     before = files(folder)
     with pytest.raises(OSError, match="test_mismatched.tsv"):
         predict.predict(folder, "patience", 1)
     assert files(folder) == before
+    half = Task("mnli", [], [], [0], GLUE["mnli"].labels, ("acc",), dev_mismatched=[0])
+    monkeypatch.setattr(train, "load_task", lambda *where: half)
+    with pytest.raises(ValueError, match="--predict: no test file of mnli"):
+        train.prepare(train.parse(["--task=mnli", "--predict"]))
+
+
+def test_the_device_of_the_run_is_that_of_its_predictions(tmp_path, monkeypatch):
+    folder, asked = make_run(tmp_path / "run", "rte"), []
+    monkeypatch.setattr(predict, "find_device", lambda name: asked.append(name) or "cpu")
+    predict.predict(folder, "patience", 1, device="cpu")
+    predict.predict(folder, "patience", 1)
+    assert asked == ["cpu", "auto"]
 
 
 def test_a_broken_line_of_test_is_never_skipped(tmp_path):

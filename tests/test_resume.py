@@ -154,6 +154,15 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(halfway, cap
     assert leave(folder) == leave(whole)
 
 
+def test_a_file_of_the_user_that_is_called_so_too_stays(workplace, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(train, "SELDOM", 0)
+    mine = tmp_path / "run" / "checkpoint-best.pt"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    train.run(parse(options(workplace, out=tmp_path / "run")))
+    assert mine.read_bytes() == b"mine" and len(list(mine.parent.glob("checkpoint-*"))) == 1
+
+
 def test_a_finished_run_is_not_touched(halfway, capsys):
     whole, _ = halfway
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in whole.iterdir()}

@@ -451,6 +451,7 @@ def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
     ({"lr": -1}, "--lr must be positive"),
     ({"lr": "nan"}, "--lr must be positive"),
     ({"seed": -1}, "--seed must not be negative"),
+    ({"lam": "inf"}, "--lam must not be negative, nor infinite"),
     ({"train_examples": -5}, "--train-examples must not be negative"),
     ({"warmup": 5}, "--d2-fraction and --warmup must lie between 0 and 1"),
     ({"d2_fraction": 1}, "--d2-fraction and --warmup must lie between 0 and 1"),
