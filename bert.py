@@ -262,13 +262,8 @@ def read_config(folder):
     path = Path(folder) / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return BertConfig(
-            **{
-                field.name: values[field.name]
-                for field in fields(BertConfig)
-                if field.name in values
-            }
-        )
+        names = [field.name for field in fields(BertConfig)]
+        return BertConfig(**{name: values[name] for name in names if name in values})
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path}: no such file; a checkpoint is a folder with config.json, model.safetensors "
@@ -349,15 +344,7 @@ def main():
         tokens, input_ids = encoding.tokens, torch.tensor([encoding.ids])
     else:
         tokens = ["[CLS]", *sentence.split(), "[SEP]"]
-        bert = Bert(
-            BertConfig(
-                vocab_size=len(tokens),
-                hidden_size=32,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                intermediate_size=64,
-            )
-        )
+        bert = Bert(BertConfig(len(tokens), 32, 3, 4, 64))  # vocabulary, H, M, A, feed-forward
         input_ids = torch.arange(len(tokens))[None]
     bert.eval()
 

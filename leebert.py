@@ -611,14 +611,8 @@ def explain(model, tokenizer, labels, *sentences):
         row = "  ".join(f"{x:18.3f}" for x in p[: len(classes)])
         print(f"{m:>4}  {words[m - 1]:<16}{row}")
     print()
-    for rule, threshold in (
-        ("patience", 1),
-        ("patience", 2),
-        ("entropy", 0.1),
-        ("confidence", 0.95),
-    ):
-        if not classes and rule != "patience":
-            continue
+    shown = [("patience", 1), ("patience", 2), ("entropy", 0.1), ("confidence", 0.95)]
+    for rule, threshold in shown if classes else shown[:2]:  # a number has no probabilities
         stop = exits_from_logits(logits, rule, threshold)[1].item()
         print(f"{rule} {threshold}: leaves at exit {stop}: {words[stop - 1]}")
 
