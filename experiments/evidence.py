@@ -150,6 +150,17 @@ def table(head, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
+def reached(runs, rule, speedup):
+    """The metric of a rule at a speed-up; `(2 of 3)` if only so many runs get there, `-` if none.
+
+    Not to be compared with that of all seeds, but more than nothing.
+    """
+    values = np.array([at_speedup(run, rule, speedup) for run in runs])
+    there = values[~np.isnan(values)]
+    some = f" ({len(there)} of {len(values)})" if len(there) < len(values) else ""
+    return spread(there) + some if len(there) else "-"
+
+
 def listed(task, folder=COMPARED):
     """-> [(name, words, runs)] of the methods that have runs, in the order of methods.py."""
     names = ["last", CUT, *(n for n in METHODS if not n.startswith(CUT) and n != "last")]
@@ -189,11 +200,12 @@ def compared_table(folder=COMPARED):
     rows = []
     for name in README_METHODS:
         if runs := load("toy", name, folder):
-            exits = np.array([exits_of(run) for run in runs])  # (runs, M)
-            values = [exits[:, 0], exits[:, -1], [at_speedup(run, "patience", 2) for run in runs]]
-            cells = [spread(x) for x in values]
-            rows.append([METHODS[name].words, *(["-", cells[1], "-"] if "last" in name else cells)])
-    head = ["trained as; accuracy on dev", "first exit", "last exit", "patience, at 2x in layers"]
+            first, last = (spread([exits_of(run)[m] for run in runs]) for m in (0, -1))
+            fast = [reached(runs, rule, 2) for rule in ("patience", "confidence")]
+            cells = ["-", last, "-", "-"] if name.startswith("last") else [first, last, *fast]
+            rows.append([METHODS[name].words, *cells])
+    head = ["trained as; accuracy on dev", "first exit", "last exit", "2x, patience",
+            "2x, confidence"]  # fmt: skip
     return table(head, rows) if rows else absent("toy")
 
 
@@ -208,8 +220,7 @@ def real_table(folder=COMPARED):
             runs = load(task, name, folder)
             cells.append(spread([last_exit_metric(run) for run in runs]) if runs else "-")
             for rule in ("patience", "confidence"):
-                fast = [at_speedup(run, rule, 2) for run in runs] if name != "last" else []
-                cells.append(spread(fast) if fast else "-")
+                cells.append(reached(runs, rule, 2) if name != "last" else "-")
         rows.append([METHODS[name].words, *cells])
     head = [
         words
@@ -226,7 +237,7 @@ def speeds_table(task, folder=COMPARED):
         return absent(task)
     rows = []
     for _, words, runs in found:
-        cells = [spread([at_speedup(run, "patience", s) for run in runs]) for s in SPEEDUPS]
+        cells = [reached(runs, "patience", s) for s in SPEEDUPS]
         cells += [spread([area(run, rule) for run in runs]) for rule in RULES]
         rows.append([words, len(runs), *cells])
     head = [f"{found[0][2][0]['metric']}", "n", *(f"patience, {s:g}x" for s in SPEEDUPS),
@@ -335,16 +346,43 @@ def weights_table(folder=COMPARED):
     return table(["weights of", "", *(f"exit {m}" for m in range(1, len(rows[0]) - 1))], rows)
 
 
-def agreement(a, b=None):
-    """Mean correlation of vectors of two runs, pairs within a or one of a with one of b.
+def centred(x):
+    """x (M,), or (M, M) without its diagonal -> mean 0, length 1: so r of two is a sum of products.
 
-    -> words: the mean and, in brackets, the standard error that it has where nothing is common.
+    0 on the diagonal.
     """
-    pairs = [(x, y) for i, x in enumerate(a) for y in (a[:i] if b is None else b)]
-    if not pairs:
+    kept = ~np.eye(len(x), dtype=bool) if x.ndim == 2 else np.full(len(x), True)
+    x = np.where(kept, x - x[kept].mean(), 0)
+    return x / np.linalg.norm(x)
+
+
+def renamed(x, rng):
+    """The same weights with the exits in another order, as students and as teachers alike."""
+    order = rng.permutation(len(x))
+    return x[np.ix_(*[order] * x.ndim)]
+
+
+def agreement(a, b=None, draws=2000):
+    """Mean correlation of two runs, pairs within a or one of a with one of b; (runs, M[, M]) each.
+
+    -> words: the mean and, in brackets, its standard deviation where exits are renamed at random,
+    those of every run by themselves; or those of b's runs all alike, since the runs of a task have
+    much in common. Exits, not weights one by one: a teacher's weights have much in common too.
+    """
+    rng, a = np.random.default_rng(0), [centred(x) for x in a]
+    if b is None and len(a) < 2:
         return ""
-    found = np.mean([np.corrcoef(x, y)[0, 1] for x, y in pairs])
-    return f"{found:+.2f} ({1 / np.sqrt((len(a[0]) - 1) * len(pairs)):.2f})"
+    if b is None:
+
+        def mean(runs):
+            pairs = len(runs) * (len(runs) - 1)  # |sum x|^2 is those and every |x|^2 = 1
+            return (np.square(np.sum(runs, axis=0)).sum() - len(runs)) / pairs
+
+        found, chance = mean(a), [mean([renamed(x, rng) for x in a]) for _ in range(draws)]
+    else:
+        a, b = np.mean(a, axis=0), np.mean([centred(x) for x in b], axis=0)
+        found, chance = np.sum(a * b), [np.sum(a * renamed(b, rng)) for _ in range(draws)]
+    return f"{found:+.2f} ({np.std(chance):.2f})"
 
 
 def agreement_table(folder=COMPARED):
@@ -356,8 +394,8 @@ def agreement_table(folder=COMPARED):
                 ce, kd = weights_of(runs)
                 off = ~np.eye(ce.shape[1], dtype=bool)  # who teaches whom: all but themselves
                 later, earlier = (kd[:, side].mean(axis=1) for side in (np.triu(off), np.tril(off)))
-                pairs[task, name] = kd[:, off]  # (runs, M (M - 1))
-                cells = [plain(later), plain(earlier), agreement(ce), agreement(kd[:, off])]
+                pairs[task, name] = kd
+                cells = [plain(later), plain(earlier), agreement(ce), agreement(kd)]
                 rows.append([f"{task}, {words}", len(runs), *cells])
     for name, words in LEARNED.items():
         tasks = [task for task in TASKS if (task, name) in pairs]

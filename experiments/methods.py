@@ -181,22 +181,28 @@ class OtherExits(nn.Module):
         return torch.stack([*(e(dropout(x, p, self.training)) for e, x in pairs), answer])
 
 
-def two_stages(job):
+def two_stages(heads_lr=None):
     """DeeBERT: the encoder and the last exit, then the other exits, with the encoder frozen.
 
     Each stage has the whole budget. So the encoder gets as many updates as in any other method,
-    and the second stage comes on top; it needs one pass forward and none back.
+    and the second stage comes on top; it needs one pass forward and none back. heads_lr: the second
+    stage's learning rate, if it has one of its own.
     """
-    original = train.train
 
-    def both(config, model, loss_weights, encoded, *where):
-        first = original(config, model, loss_weights, encoded, *where)
-        others = leebert.LossWeights(len(model.exits), "none").to(loss_weights.ce.device)
-        all_but_last(others)
-        second = original(config, OtherExits(model), others, encoded, *where)
-        return first + second
+    def change(job):
+        original = train.train
 
-    return [(train, "train", both)]
+        def both(config, model, loss_weights, encoded, *where):
+            first = original(config, model, loss_weights, encoded, *where)
+            others = leebert.LossWeights(len(model.exits), "none").to(loss_weights.ce.device)
+            all_but_last(others)
+            config = replace(config, lr=heads_lr or config.lr)
+            second = original(config, OtherExits(model), others, encoded, *where)
+            return first + second
+
+        return [(train, "train", both)]
+
+    return change
 
 
 # --------------------------------------------------------------------------------------------------
@@ -373,7 +379,7 @@ METHODS = {
         for k in range(1, 6)
     },
     "none-uniform": Method("cross-entropies, plain sum", NONE),
-    "deebert": Method("DeeBERT: two stages", NONE, (last_only, two_stages)),
+    "deebert": Method("DeeBERT: two stages", NONE, (last_only, two_stages())),
     "pabee": Method("PABEE: weights by depth", {"teachers": "none", "weights": "depth"}),
     "berxit": Method("BERxiT: alternation", NONE, (alternating,)),
     "fastbert": Method("the last exit teaches (FastBERT's idea)", {"teachers": "last", **UNIFORM}),
@@ -421,6 +427,12 @@ for name in ("last", "cut5", "deebert"):
         words=f"{METHODS[name].words}, learning rate 5e-4",
         settings=METHODS[name].settings | {"lr": 5e-4},
     )
+# DeeBERT's other exits are linear, over an encoder that stands still: no depth at which to fail.
+TOY_LR = train.MODEL_DEFAULTS["lr"][0]
+METHODS["deebert-slow"] = METHODS["deebert-slow"]._replace(
+    words="DeeBERT: two stages, the first one's learning rate 5e-4",
+    changes=(last_only, two_stages(TOY_LR)),
+)
 
 # One at a time, against all-cross on the toy task. (lambda = 0 is all-bilevel.)
 CHOICES = {

@@ -1,6 +1,7 @@
 """experiments/compare.py: each method is what its name says, and a run repeated is the same run."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,15 @@ def test_deebert_freezes_encoder_and_last_exit(tmp_path, monkeypatch):
         assert torch.equal(last[key], deebert[key]) != other_exit, key
     matrices = [key for key in last if "layers" in key and last[key].dim() == 2]
     assert matrices and not any(torch.equal(before[key], last[key]) for key in matrices)
+
+
+def test_the_second_stage_may_have_a_learning_rate_of_its_own(monkeypatch):
+    rates = []
+    monkeypatch.setattr(train, "train", lambda config, *rest: rates.append(config.lr) or 1.0)
+    for heads_lr in (None, 0.5):
+        with methods.changed([methods.two_stages(heads_lr)], None):
+            train.train(train.Config(lr=0.1), tiny_model(), leebert.LossWeights(3), None)
+    assert rates == [0.1, 0.1, 0.1, 0.5]
 
 
 def test_the_second_stage_sees_the_same_logits():
@@ -394,10 +404,28 @@ def test_a_speed_that_a_rule_does_not_reach_is_no_number(tmp_path):
 
 
 def test_agreement_of_weights():
+    """Six orders of three exits: r = 1, 1/2, 1/2, -1/2, -1/2, -1, whose std is sqrt(1/2)."""
     a, b = np.array([1.0, 2, 3]), np.array([3.0, 2, 1])
-    assert evidence.agreement([a, 2 * a, a + 1]) == "+1.00 (0.41)"  # 1 / sqrt(2 * 3)
-    assert evidence.agreement([a], [b]) == "-1.00 (0.71)"
+    for sides, r, std in (
+        ([[a, 2 * a, a + 1]], 1, math.sqrt(1 / 2 / 3)),  # the mean of three pairs
+        ([[a], [b]], -1, math.sqrt(1 / 2)),
+        ([[a, a], [b, b]], -1, math.sqrt(1 / 2)),  # all alike: no more than one pair
+    ):
+        found = [float(x.strip("()")) for x in evidence.agreement(*sides).split()]
+        assert found == pytest.approx([r, std], abs=0.02)
     assert evidence.agreement([a]) == ""
+
+
+def test_agreement_leaves_the_diagonal_out_and_renames_students_with_teachers():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 4, 4))
+    off = ~np.eye(4, dtype=bool)
+    r = np.corrcoef(a[off], b[off])[0, 1]
+    assert evidence.agreement([a, b]).startswith(f"{r:+.2f} (")
+    assert evidence.agreement([a], [b]).startswith(f"{r:+.2f} (")
+    again = evidence.renamed(a, rng)
+    assert sorted(np.diag(again)) == sorted(np.diag(a))
+    assert sorted(again.sum(axis=0)) == pytest.approx(sorted(a.sum(axis=0)))
 
 
 def test_the_tables_of_weights_know_students_from_teachers(tmp_path):
@@ -414,7 +442,7 @@ def test_the_tables_of_weights_know_students_from_teachers(tmp_path):
     assert "cos with v, as student | +0.32 | +0.20 | +0.11 |" in words
     assert "cos with v, as teacher | +0.06 | +0.24 | +0.33 |" in words
     row = evidence.agreement_table(tmp_path).splitlines()[2]
-    assert "| 2 | 1.60 +- 0.23 | 0.50 +- 0.07 | +1.00 (0.71) | +1.00 (0.45) |" in row
+    assert "| 2 | 1.60 +- 0.23 | 0.50 +- 0.07 | +1.00 (0.71) | +1.00 (" in row
 
 
 def test_write_tables_leaves_a_page_that_is_up_to_date(tmp_path):
