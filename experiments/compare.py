@@ -191,6 +191,8 @@ def main():
     args = parser.parse_args(own)
     if not args.write_tables and (not args.task or args.seeds < 1 or args.workers < 1):
         parser.error("--task and a positive number of --seeds and --workers, or --write-tables")
+    if args.write_tables and Path(args.results).resolve() != COMPARED:
+        parser.error(f"--write-tables writes what {COMPARED} holds")
     failed = 0
     try:
         if not args.write_tables:

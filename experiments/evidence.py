@@ -270,6 +270,7 @@ QUESTIONS = (
     ("... which has a learning rate of its own", "last-slow", "none-uniform"),
     ("Does distillation among exits help?", "none-uniform", "all-uniform"),
     ("... rather than weights by depth (PABEE)?", "pabee", "all-uniform"),
+    ("... with 3 x the updates?", "pabee-long", "all-uniform-long"),
     ("All teachers (LAE) rather than later ones (LLE)?", "later-uniform", "all-uniform"),
     ("... with learned weights?", "later-cross", "all-cross"),
     ("What does it cost to give d2 away? (uniform weights)", "all-uniform", "all-uniform-d1"),

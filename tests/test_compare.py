@@ -292,6 +292,7 @@ def test_only_what_is_missing_is_run_and_who_needs_another_comes_last(tmp_path):
 def test_a_plan_has_every_method_for_every_seed():
     jobs = compare.plan("toy", 2)
     assert len(set(jobs)) == len(jobs) == 2 * (len(methods.METHODS) + len(methods.CHOICES))
+    assert [name for name, _ in compare.plan("rte", 1)] == list(methods.REAL)
     for task, more in methods.MORE.items():
         assert [name for name, _ in compare.plan(task, 1)] == [*methods.REAL, *more]
     assert compare.plan("cola", 2, ["pabee"]) == [("pabee", 0), ("pabee", 1)]
