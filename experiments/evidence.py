@@ -210,23 +210,27 @@ def compared_table(folder=COMPARED):
 
 
 def real_table(folder=COMPARED):
-    """For the README: pretrained weights, full depth and half of it, a row a method of REAL."""
-    found = {task: load(task, "all-cross", folder) for task in TASKS[1:]}
-    tasks = {task: runs[0]["metric"] for task, runs in found.items() if runs}
+    """For the README: pretrained weights, full depth and half of it, a row a method."""
+    longer = [name for name in METHODS if name.endswith("-long")]
+    found = {name: {task: load(task, name, folder) for task in TASKS[1:]}
+             for name in (*REAL, *longer)}  # fmt: skip
+    tasks = [task for task, runs in found["all-cross"].items() if runs]
     rows = []
-    for name in REAL:
+    for name, of in found.items():
+        if name in longer and not any(of.values()):
+            continue
         cells = []
         for task in tasks:
-            runs = load(task, name, folder)
-            cells.append(spread([last_exit_metric(run) for run in runs]) if runs else "-")
+            cells.append(spread([last_exit_metric(run) for run in of[task]]) if of[task] else "-")
             for rule in ("patience", "confidence"):
-                cells.append(reached(runs, rule, 2) if name != "last" else "-")
+                cells.append(reached(of[task], rule, 2) if name != "last" else "-")
         rows.append([METHODS[name].words, *cells])
     head = [
         words
-        for task, metric in tasks.items()
-        for words in (f"{task} {metric}, last exit", "2x, patience", "2x, confidence")
-    ]
+        for task in tasks
+        for words in (f"{task} {found['all-cross'][task][0]['metric']}, last exit",
+                      "2x, patience", "2x, confidence")
+    ]  # fmt: skip
     return table(["on dev, in percent", *head], rows) if tasks else absent("sst2")
 
 

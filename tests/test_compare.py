@@ -364,6 +364,18 @@ def test_readme_has_full_depth_and_twice_as_fast(tmp_path):
         "| on dev, in percent | sst2 acc, last exit | 2x, patience | 2x, confidence |"
     )
     assert lines[2].endswith("the reference | - | - | - |") and "91.0 +- 1.4" in lines[-1]
+    assert len(lines) == 2 + len(methods.REAL)
+    made_up(tmp_path, "sst2", "pabee-long", 0, [0.5] * 6, [(3.0, 0.7)])
+    last = evidence.real_table(tmp_path).splitlines()[-1]
+    assert last == "| PABEE: weights by depth, 3 x the updates | 50.0 | 70.0 | - |"
+
+
+def test_who_does_not_get_to_a_speed_is_counted(tmp_path):
+    runs = [made_up(tmp_path, "toy", "pabee", seed, [0.8] * 6, [(deep, 0.7 + seed / 10)])
+            for seed, deep in enumerate((3.0, 3.0, 4.0))]  # fmt: skip
+    assert evidence.reached(runs, "patience", 2) == "75.0 +- 7.1 (2 of 3)"
+    assert evidence.reached(runs, "patience", 3) == "-"
+    assert evidence.reached(runs, "patience", 1) == "80.0 +- 0.0"
 
 
 def test_a_difference_is_paired_by_seed():
