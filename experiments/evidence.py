@@ -273,6 +273,7 @@ QUESTIONS = (
     ("A loss after every layer, or after the last one only?", "last", "none-uniform"),
     ("... which has a learning rate of its own", "last-slow", "none-uniform"),
     ("Does distillation among exits help?", "none-uniform", "all-uniform"),
+    ("... with 3 x the updates?", "none-uniform-long", "all-uniform-long"),
     ("... rather than weights by depth (PABEE)?", "pabee", "all-uniform"),
     ("... with 3 x the updates?", "pabee-long", "all-uniform-long"),
     ("All teachers (LAE) rather than later ones (LLE)?", "later-uniform", "all-uniform"),

@@ -408,14 +408,14 @@ MORE = {
     "sst2": (
         "none-uniform", "cross-others", "all-uniform-d1", "all-frozen-d1", "all-uniform-long",
     ),
-    "cola": ("none-uniform", "pabee-long", "all-uniform-long"),
+    "cola": ("none-uniform", "none-uniform-long", "pabee-long", "all-uniform-long"),
 }  # fmt: skip
 
 # The other budget: as much time as all-cross takes. A plain step costs 3 passes through the
 # network (forward 1, backward 2), a step of cross 8: in its time uniform weights make 8 / 3 as many
 # updates, rounded up in their favour. By count and not by clock, so that a run can be repeated.
 TIMES = 3
-for name in ("pabee", "all-uniform"):
+for name in ("none-uniform", "pabee", "all-uniform"):
     METHODS[f"{name}-long"] = METHODS[name]._replace(
         words=f"{METHODS[name].words}, {TIMES} x the updates"
     )
