@@ -306,6 +306,7 @@ def made_up(folder, task, name, seed, exits, sweep=()):
     rows = [{"rule": "patience", "mean_exit": e, "acc": x} for e, x in sweep]
     run = {
         "metric": "acc",
+        "majority": {"acc": 0.51},
         "seed": seed,
         "exits": [{"exit": m, "acc": x} for m, x in enumerate(exits, 1)],
         "sweep": rows,
@@ -363,8 +364,9 @@ def test_readme_has_full_depth_and_twice_as_fast(tmp_path):
     assert lines[0] == (
         "| on dev, in percent | sst2 acc, last exit | 2x, patience | 2x, confidence |"
     )
-    assert lines[2].endswith("the reference | - | - | - |") and "91.0 +- 1.4" in lines[-1]
-    assert len(lines) == 2 + len(methods.REAL)
+    assert lines[2] == "| always the most frequent class | 51.0 | 51.0 | 51.0 |"
+    assert lines[3].endswith("the reference | - | - | - |") and "91.0 +- 1.4" in lines[-1]
+    assert len(lines) == 3 + len(methods.REAL)
     made_up(tmp_path, "sst2", "pabee-long", 0, [0.5] * 6, [(3.0, 0.7)])
     last = evidence.real_table(tmp_path).splitlines()[-1]
     assert last == "| PABEE: weights by depth, 3 x the updates | 50.0 | 70.0 | - |"
