@@ -518,7 +518,7 @@ NO_DOWNLOAD = "The built-in task (python train.py) needs no download."
 
 
 def download(url, path):
-    """Fetch url to path, which afterwards is whole and has its hash, or is not there. OSError."""
+    """Fetch url to path, which afterwards is whole and has its hash, or is as it was. OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)

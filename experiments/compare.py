@@ -36,7 +36,7 @@ import tables  # noqa: E402
 import torch  # noqa: E402
 from compare_runs import NOT_SETTINGS  # noqa: E402
 from evidence import COMPARED  # noqa: E402
-from methods import CHOICES, METHODS, MORE, REAL, TIMES, Job, changed, digits  # noqa: E402
+from methods import CHOICES, METHODS, MORE, REAL, Job, changed, digits  # noqa: E402
 
 import train  # noqa: E402
 
@@ -63,7 +63,7 @@ def plan(task, seeds, only=()):
 def group(name):
     if name in CHOICES:
         return 3
-    return 2 if name.endswith("-long") else 1 if METHODS[name].needs else 0
+    return 2 if METHODS[name].times > 1 else 1 if METHODS[name].needs else 0
 
 
 def config_of(name, task, seed, more=()):
@@ -73,7 +73,7 @@ def config_of(name, task, seed, more=()):
     switches = [f"--{k}" for k, v in settings.items() if v is True]
     values = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items() if v is not True]
     config = train.parse([*switches, *values, *more])
-    config.epochs *= TIMES if name.endswith("-long") else 1
+    config.epochs *= {**METHODS, **CHOICES}[name].times
     return config
 
 

@@ -211,7 +211,7 @@ def compared_table(folder=COMPARED):
 
 def real_table(folder=COMPARED):
     """For the README: pretrained weights, full depth and half of it, a row a method."""
-    longer = [name for name in METHODS if name.endswith("-long")]
+    longer = [name for name, method in METHODS.items() if method.times > 1]
     found = {name: {task: load(task, name, folder) for task in TASKS[1:]}
              for name in (*REAL, *longer)}  # fmt: skip
     tasks = {task: runs[0] for task, runs in found["all-cross"].items() if runs}

@@ -32,6 +32,7 @@ class Method(NamedTuple):
     settings: dict = {}
     changes: tuple[Callable, ...] = ()  # each: job -> list of (module, name, replacement)
     needs: str = ""  # the method whose result, of the same seed, must be there before
+    times: int = 1  # so many times the epochs of the task
 
 
 class Job(NamedTuple):
@@ -181,28 +182,28 @@ class OtherExits(nn.Module):
         return torch.stack([*(e(dropout(x, p, self.training)) for e, x in pairs), answer])
 
 
-def two_stages(heads_lr=None):
+# DeeBERT's other exits are linear, over an encoder that stands still: no depth at which to fail. So
+# they keep the built-in task's learning rate where the encoder has another.
+HEADS_LR = train.MODEL_DEFAULTS["lr"][0]
+
+
+def two_stages(job):
     """DeeBERT: the encoder and the last exit, then the other exits, with the encoder frozen.
 
     Each stage has the whole budget. So the encoder gets as many updates as in any other method,
-    and the second stage comes on top; it needs one pass forward and none back. heads_lr: the second
-    stage's learning rate, if it has one of its own.
+    and the second stage comes on top; it needs one pass forward and none back.
     """
+    original = train.train
 
-    def change(job):
-        original = train.train
+    def both(config, model, loss_weights, encoded, *where):
+        first = original(config, model, loss_weights, encoded, *where)
+        others = leebert.LossWeights(len(model.exits), "none").to(loss_weights.ce.device)
+        all_but_last(others)
+        config = replace(config, lr=HEADS_LR)
+        second = original(config, OtherExits(model), others, encoded, *where)
+        return first + second
 
-        def both(config, model, loss_weights, encoded, *where):
-            first = original(config, model, loss_weights, encoded, *where)
-            others = leebert.LossWeights(len(model.exits), "none").to(loss_weights.ce.device)
-            all_but_last(others)
-            config = replace(config, lr=heads_lr or config.lr)
-            second = original(config, OtherExits(model), others, encoded, *where)
-            return first + second
-
-        return [(train, "train", both)]
-
-    return change
+    return [(train, "train", both)]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -379,7 +380,7 @@ METHODS = {
         for k in range(1, 6)
     },
     "none-uniform": Method("cross-entropies, plain sum", NONE),
-    "deebert": Method("DeeBERT: two stages", NONE, (last_only, two_stages())),
+    "deebert": Method("DeeBERT: two stages", NONE, (last_only, two_stages)),
     "pabee": Method("PABEE: weights by depth", {"teachers": "none", "weights": "depth"}),
     "berxit": Method("BERxiT: alternation", NONE, (alternating,)),
     "fastbert": Method("the last exit teaches (FastBERT's idea)", {"teachers": "last", **UNIFORM}),
@@ -417,22 +418,16 @@ MORE = {
 TIMES = 3
 for name in ("none-uniform", "pabee", "all-uniform"):
     METHODS[f"{name}-long"] = METHODS[name]._replace(
-        words=f"{METHODS[name].words}, {TIMES} x the updates"
+        words=f"{METHODS[name].words}, {TIMES} x the updates", times=TIMES
     )
 
 # Toy's learning rate was chosen for all-cross. One loss alone, five or six layers deep, mostly
 # fails to train with it; 5e-4 was the better of 5e-4 and 1e-3 on seeds 10 to 12 of `last`.
-for name in ("last", "cut5", "deebert"):
+for name, stage in (("last", ""), ("cut5", ""), ("deebert", " of the first")):
     METHODS[f"{name}-slow"] = METHODS[name]._replace(
-        words=f"{METHODS[name].words}, learning rate 5e-4",
+        words=f"{METHODS[name].words}, learning rate{stage} 5e-4",
         settings=METHODS[name].settings | {"lr": 5e-4},
     )
-# DeeBERT's other exits are linear, over an encoder that stands still: no depth at which to fail.
-TOY_LR = train.MODEL_DEFAULTS["lr"][0]
-METHODS["deebert-slow"] = METHODS["deebert-slow"]._replace(
-    words="DeeBERT: two stages, the first one's learning rate 5e-4",
-    changes=(last_only, two_stages(TOY_LR)),
-)
 
 # One at a time, against all-cross on the toy task. (lambda = 0 is all-bilevel.)
 CHOICES = {
