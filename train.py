@@ -42,6 +42,7 @@ import shlex
 import signal
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
@@ -399,6 +400,27 @@ def streams(config, encoded, step, device):
     return d1_batches, stream(config, encoded, d2, d2_size, "d2", judged, device)
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def undisturbed():
+    """Ctrl-C and SIGTERM take effect at the end of the block: KeyboardInterrupt(number).
+
+    Python would raise it between any two lines, of torch's too, which is not written for that: what
+    then comes out of a TorchFunctionMode (leebert.Remember) is an error of torch's.
+    """
+    came = []
+    before = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            raise KeyboardInterrupt(came[0])
+
+
 # Between two checkpoints passes so many times the time that one takes: 2 % of a run goes into them.
 # Every second or two for the toy; every few minutes for BERT-base, whose state is 1.3 GB.
 SELDOM = 50
@@ -432,12 +454,13 @@ def train(config, model, loss_weights, encoded, folder, log):
         now = optimize if step % config.omega_every == 0 else "fixed"
         held_out = share(next(d2_batches)) if now in ("bilevel", "cross") else None
         try:
-            ce, kd = training_step(
-                model, loss_weights, optimizer, omega, share(batch), held_out, now,
-                config.max_norm, step_size=config.step_size, lam=config.lam,
-                method=config.hypergradient, temperature=config.temperature,
-                d1_judge=share(some_of(batch, share_of_d1(config))), average=average,
-            )  # fmt: skip
+            with undisturbed():
+                ce, kd = training_step(
+                    model, loss_weights, optimizer, omega, share(batch), held_out, now,
+                    config.max_norm, step_size=config.step_size, lam=config.lam,
+                    method=config.hypergradient, temperature=config.temperature,
+                    d1_judge=share(some_of(batch, share_of_d1(config))), average=average,
+                )  # fmt: skip
         except FloatingPointError as error:
             raise FloatingPointError(f"step {step + 1}: {error}; try a smaller --lr") from None
         step += 1
@@ -859,9 +882,9 @@ def interrupt(number, frame):
 
 def main():
     keep_freed_memory()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
     try:
+        for number in SIGNALS:
+            signal.signal(number, interrupt)
         run(parse(sys.argv[1:]))
         if WORLD > 1:
             dist.barrier()  # who left before the others would break their connections

@@ -253,6 +253,33 @@ def test_an_interruption_says_how_to_go_on(tmp_path, name):
     assert process.returncode == {"INT": 130, "TERM": 143}[name]
 
 
+@pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(workplace, tmp_path, name):  # noqa: F811
+    """At the worst moment: torch holds a mode in its hand that it has to put back."""
+    program = """
+import os, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+number = getattr(signal, sys.argv.pop(1))
+import torch.overrides as overrides
+import train
+pop, count = overrides._pop_torch_function_stack, iter(range(10**6))
+def interrupted():
+    mode = pop()
+    if next(count) == 100:
+        os.kill(os.getpid(), number)
+    return mode
+overrides._pop_torch_function_stack, train.SELDOM = interrupted, 0
+train.main()
+"""
+    out = tmp_path / "run"
+    argv = [str(ROOT), f"SIG{name}", *options(workplace, out=out)]
+    done = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True)
+    assert done.stderr == f"to go on: python train.py --resume {out}\ninterrupted\n"
+    assert done.returncode == {"INT": 130, "TERM": 143}[name]
+    assert not (out / "result.json").exists()
+
+
 def test_a_stream_is_a_function_of_its_position():
     """Whoever enters in the middle sees what he would have seen, and every pass sees all."""
     lengths = np.random.default_rng(0).integers(3, 9, 50)
