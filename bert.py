@@ -179,10 +179,8 @@ class Bert(nn.Module):
         padding cannot change a result. (Not minus infinity: a softmax over nothing else is NaN.)
         """
         dtype = self.embedding_norm.weight.dtype
-        bias = torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device)
-        return bias.masked_fill_(attention_mask == 0, torch.finfo(dtype).min)[
-            :, None, None, :
-        ]  # (B, 1, 1, T)
+        absent = (attention_mask == 0).to(dtype)[:, None, None]  # (B, 1, 1, T)
+        return torch.finfo(dtype).min * absent
 
     def forward(self, input_ids, token_type_ids=None, attention_mask=None):
         """ids and masks (B, T) -> list of M hidden states (B, T, H), one after every layer.
@@ -336,7 +334,9 @@ def main():
             else:
                 words = path.with_name("vocab.txt").read_text(encoding="utf-8").split("\n")
                 vocab = {word: number for number, word in enumerate(words)}
-            encoding = BertWordPieceTokenizer(vocab).encode(sentence)
+            # The vocabulary of a cased checkpoint has capitals.
+            tokenizer = BertWordPieceTokenizer(vocab, lowercase="A" not in vocab)
+            encoding = tokenizer.encode(sentence)
             bert.embed(torch.tensor([encoding.ids]))  # too long?
         except (ValueError, OSError, LookupError, TypeError) as error:  # the last: no [SEP]
             print(f"error: {sys.argv[1]}: {error}", file=sys.stderr)

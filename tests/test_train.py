@@ -213,6 +213,15 @@ def test_a_checkpoint_is_walked_through_with_either_vocabulary(workplace, finish
         assert done.stderr.count("\n") == 1
 
 
+def test_a_cased_checkpoint_keeps_its_capitals(workplace, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        write(tmp_path / name, (workplace / "bert" / name).read_bytes())
+    words = (workplace / "bert" / "vocab.txt").read_text().replace("the\n", "The\n")
+    write(tmp_path / "vocab.txt", words.replace("very\n", "A\n"))
+    done = command("bert.py", tmp_path, "The film")
+    assert done.stdout.partition("\n")[2].startswith("tokens: [CLS] The film [SEP]\n"), done.stderr
+
+
 def test_a_pair_exit_by_exit(workplace, tmp_path):
     rows = "".join(f"{a}\t{b}\t{int(a == b)}\n" for a in WORDS[:4] for b in WORDS[:4])
     path = write(tmp_path / "pairs.tsv", "text_a\ttext_b\tlabel\n" + rows)
