@@ -16,7 +16,7 @@ the paper, [ours] nobody knows, we chose. The README has the same list as a tabl
     L(D)       sum_m w_m CE_m + sum_{m != t} w_{m,t} KD_{m<-t}   what Theta descends, on D1
     F(D)       mean_m CE_m                                       what Omega is judged by
     xi         step of the look-ahead                         step_size           scalar
-    lambda     share of D1 in the judgement                   lam                 scalar
+    lambda     weight of F(D1) in the judgement               lam                 scalar
 
 The file goes from simple to full. Sections 1 to 4 build L; 5 is the heart, the gradient of F with
 respect to Omega; 6 is one complete training step; 7 is inference that leaves early.
@@ -53,8 +53,8 @@ class MultiExitBert(nn.Module):
     """A BERT with M classifiers, one on the [CLS] state after each layer.
 
     Each exit has its own weights [reported], and is one matrix, without a pooler [ours]: BERT's
-    pretrained pooler belongs to the last layer and to another task, a fresh one for every exit
-    would cost M * H^2 parameters, and an exit that is nearly free is what makes leaving early pay.
+    pretrained pooler belongs to the last layer and to another task, and a fresh one for every exit
+    would cost M * H^2 parameters.
     """
 
     def __init__(self, bert, num_classes):
@@ -201,8 +201,8 @@ def objective(ce, kd, w_ce, w_kd):
 # 5. The hypergradient: how does the held-out loss depend on the loss weights?
 #
 # The weights cannot be judged by L itself. L is linear in w and every term is non-negative, so
-# dL/dw_k = l_k >= 0, and descending L drives every weight to zero. They are judged by a loss that
-# does not contain them, after the step that they caused:
+# dL/dw_k = l_k >= 0, and descending L lowers every weight, whatever its term is good for. They are
+# judged by a loss that does not contain them, after the step that they caused:
 #
 #     Theta'(Omega) = Theta - xi * grad_Theta L(D1; Theta, Omega)                 the look-ahead
 #     G(Omega)      = F(D2; Theta'(Omega)) + lambda * F(D1; Theta'(Omega))        the judgement
@@ -279,9 +279,9 @@ def derivative_forward(terms, theta, v):
 def derivative_difference(terms, theta, v):
     """( terms(theta + eps v) - terms(theta - eps v) ) / (2 eps): two ordinary passes.
 
-    An approximation. Its error is eps^2 times a third derivative plus rounding divided by eps; with
-    DARTS's eps = 0.01 / ||v|| about 1e-3 of the result in float32. The parameters themselves are
-    never touched: adding and subtracting eps v in place would not restore them to the bit.
+    An approximation. Its error is eps^2 / 6 times a third derivative plus rounding divided by eps;
+    with DARTS's eps = 0.01 / ||v|| about 1e-3 of the result in float32. The parameters themselves
+    are never touched: adding and subtracting eps v in place would not restore them to the bit.
     """
     norm = torch.stack([(x * x).sum() for x in v.values()]).sum().sqrt().item()
     eps = 0.01 / (norm or 1.0)  # v = 0: the judgement is flat here, and so is the difference
@@ -337,12 +337,6 @@ class Recall(Remember):
         return forward_ad.make_dual(function(x, w), function(dx, w))
 
 
-def derivative_reuse(terms, theta, v, products):
-    """derivative_forward with the products that a pass at the same theta has left behind."""
-    with Recall(products):
-        return derivative_forward(terms, theta, v)
-
-
 METHODS = ("reuse", "forward", "unrolled", "difference")
 
 
@@ -355,10 +349,10 @@ def cross_level(
     The gradients are lists, in the order of model.parameters() and of loss_weights.parameters().
     The gradient of L is computed for the look-ahead and serves for the real step as well. Nothing
     of the model is changed, neither parameters nor .grad. d1_judge: the examples of D1 that F(D1)
-    is made of, by default all of d1: those of the step itself [ours], on which a step on a
-    cross-entropy is nearly always right, so for that alone these weights rise. average: where
-    several processes share a batch, each with the same number of examples, this makes the mean over
-    them of a list of tensors; not for `unrolled`.
+    is made of, by default all of d1, the step's own [ours]. They favour the cross-entropies: a step
+    that fits an example lowers its loss. average: where several processes share a batch, each with
+    the same number of examples, this makes the mean over them of a list of tensors; not for
+    `unrolled`.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
@@ -388,11 +382,9 @@ def cross_level(
             logits = lower_logits(model, theta, d1, seed)
             return loss_terms(logits, d1.labels, loss_weights.teachers, temperature, teacher)
 
-        if method == "reuse":
-            inner = derivative_reuse(terms, theta, v, products)  # (M,) and (M, M)
-        else:
-            derivative = derivative_forward if method == "forward" else derivative_difference
-            inner = derivative(terms, theta, v)
+        derivative = derivative_difference if method == "difference" else derivative_forward
+        with Recall(products) if method == "reuse" else nullcontext():
+            inner = derivative(terms, theta, v)  # (M,) and (M, M)
         w = loss_weights()
         dw = [(-step_size * x).to(w[0].dtype) for x in average(inner)]  # dG/dw_k
         hyper = torch.autograd.grad(w, omega, grad_outputs=dw)
@@ -418,7 +410,7 @@ def hypergradient(model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse
 #
 #     single    Omega <- Omega - eta grad_Omega L(D1; Theta, Omega)             every weight falls
 #     bilevel   Omega <- Omega - eta grad_Omega F(D2; Theta'(Omega))                         DARTS
-#     cross     Omega <- Omega - eta grad_Omega [ F(D2; Theta') + lambda F(D1; Theta') ]       CLO
+#     cross     Omega <- Omega - eta grad_Omega [ F(D2; Theta') + lambda F(D1; Theta') ]      [ours]
 #     fixed     Omega stays
 
 
@@ -436,8 +428,8 @@ def gradients(model, loss_weights, d1, d2, optimize, **options):
     (ce, kd), loss, _, _ = lower_level(model, loss_weights, d1, options.get("temperature", 1.0))
     theta, omega = list(model.parameters()), list(loss_weights.parameters())
     both = options.get("average", list)(torch.autograd.grad(loss, theta + omega))
-    hyper = list(both[len(theta) :]) if optimize == "single" else None
-    return (ce.detach(), kd.detach()), list(both[: len(theta)]), hyper
+    hyper = both[len(theta) :] if optimize == "single" else None
+    return (ce.detach(), kd.detach()), both[: len(theta)], hyper
 
 
 def not_finite(ce, kd, norm):
@@ -524,8 +516,8 @@ def early_exit(model, batch, rule, threshold):
 
     -> predictions (B,), exit_layer (B,), 1-based. Whoever has left is taken out of the batch before
     the next layer, so a batch of any size gets cheaper, and its answers are those of one example at
-    a time. Call model.eval() first. ValueError for an unknown rule, and for one that needs the
-    probabilities of classes where C = 1.
+    a time, up to rounding. Call model.eval() first. ValueError for an unknown rule, and for one
+    that needs the probabilities of classes where C = 1.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
