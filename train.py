@@ -15,9 +15,9 @@ run, evaluation, report, main. The method itself is in leebert.py; the line that
     symbol  meaning                                 in the code         source of the value
     Theta   what the loss L moves; its step         lr                  as others fine-tune BERT
     Omega   what the judgement G moves; eta         omega_lr            ours
-    xi      step of the look-ahead                  step_size           DARTS: that of Theta
-    lambda  share of d1 in G                        lam                 ours
-    tau     temperature of the distillation         temperature         ours: 1, none
+    xi      step of the look-ahead                  step_size           ours: the peak of lr
+    lambda  weight of F(D1) in G, beside F(D2)      lam                 ours
+    tau     temperature of the distillation         temperature         ours: 1, as it is
     w       weights of the loss terms               w_ce, w_kd          (M,) and (M, M), leebert.py
     M, N    exits, examples of dev
             M N / sum of the exit layers            speedup_layers      PABEE and its followers
@@ -100,9 +100,9 @@ class Config:
     teachers: str = option("all", "who teaches whom", ("none", "last", "later", "all"))
     weights: str = option("learned", "of the loss terms", ("uniform", "depth", "learned"))
     optimize: str = option("cross", "how to learn them", ("single", "bilevel", "cross"))
-    lam: float = option(1.0, "share of d1 in the judgement of the weights (cross)")
+    lam: float = option(1.0, "weight of d1's loss in the judgement, that of d2's is 1 (cross)")
     hypergradient: str = option("reuse", "its form", METHODS)
-    step_size: float = option(0.0, "xi, the look-ahead's step; 0: the learning rate")
+    step_size: float = option(0.0, "xi, the look-ahead's step; 0: --lr, its peak")
     omega_lr: float = option(0.02, "learning rate of the loss weights")
     omega_every: int = option(1, "update the loss weights in every so many-th step")
     temperature: float = option(1.0, "of the distillation")
@@ -318,7 +318,7 @@ def join(device):
 
 
 def meet(here):
-    """Every process passes two of these, and waits for the others in that which is for it."""
+    """A barrier, for the processes that call it with here = True: of two, each is in one."""
     if WORLD > 1 and here:
         dist.barrier()
 
@@ -380,7 +380,7 @@ def share_of_d1(config):
     """How much of the judgement's batch is drawn from d1; the rest is from d2.
 
     The judgement of `cross` sees one batch in all, drawn from d2 and d1 in the ratio 1 : lambda in
-    which they count. Two whole batches would cost 11 / 8 as much, and gained nothing.
+    which they count. Two whole batches would cost 11 / 8 as much.
     """
     return config.lam / (1 + config.lam) if optimize_of(config) == "cross" else 0.0
 
@@ -864,8 +864,8 @@ def run(config):
 def keep_freed_memory():
     """Tell glibc to keep large blocks that are freed, for the next tensor of that size.
 
-    By default it returns them to the system and gets them back zeroed, page by page: a fifth to
-    two thirds of a step on a CPU. Where there is no glibc nothing happens. Before the first tensor.
+    By default it returns them to the system and gets them back zeroed, page by page, which takes
+    time (README, Speed). Where there is no glibc nothing happens. Before the first tensor.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

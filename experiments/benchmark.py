@@ -500,7 +500,7 @@ def exit_row(model, batches, size, rule, threshold):
 def part_exit(options):
     """Seconds saved against layers saved, on sst2's dev set with a trained model.
 
-    One by one goes every fourth example only. At full depth, the best size is searched first.
+    One by one goes every fourth example only.
     """
     try:
         model, _, run = leebert.load_run(options.run)
