@@ -279,8 +279,11 @@ QUESTIONS = (
     ("All teachers (LAE) rather than later ones (LLE)?", "later-uniform", "all-uniform"),
     ("... with learned weights?", "later-cross", "all-cross"),
     ("What does it cost to give d2 away? (uniform weights)", "all-uniform", "all-uniform-d1"),
+    ("... with 3 x the updates?", "all-uniform-long", "all-uniform-d1-long"),
     ("What do learned weights gain, on the same d1?", "all-uniform-d1", "all-cross"),
+    ("... with 3 x the updates?", "all-uniform-d1-long", "all-cross-long"),
     ("... and against uniform weights on all of train?", "all-uniform", "all-cross"),
+    ("... with 3 x the updates?", "all-uniform-long", "all-cross-long"),
     ("... in the same time?", "all-uniform-long", "all-cross"),
     ("Do weights that fall (single) do harm?", "all-uniform", "all-single"),
     ("Cross rather than bilevel?", "all-bilevel", "all-cross"),
@@ -313,6 +316,7 @@ LEARNED = {
     "all-bilevel": "bilevel, judged by d2",
     "cross-others": "cross, d1 judges by other examples",
     "all-cross": "cross",
+    "all-cross-long": "cross, 3 x the updates",
 }
 
 

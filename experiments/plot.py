@@ -223,8 +223,8 @@ def draw(task, results, out):
     last = [] if CUT in found else load(task, "last", results)
     figures = {"exits": exits_figure(task, found, last)}
     figures["speed"] = speed_figure(task, found, last, clocks(task, results))
-    learned = {name: load(task, name, results) for name in LEARNED if name != "all-single"}
-    if learned := {name: runs for name, runs in learned.items() if runs}:
+    shown = (name for name in LEARNED if name not in ("all-single", "all-cross-long"))
+    if learned := {name: runs for name in shown if (runs := load(task, name, results))}:
         figures["weights"] = weights_figure(task, learned)
     if task == "toy":
         figures["levels"] = levels_figure(found)
