@@ -66,6 +66,10 @@ class BertConfig:
     position_embedding_type: str = "absolute"  # likewise
 
     def __post_init__(self):
+        for f in fields(self):
+            size = getattr(self, f.name)
+            if f.type is int and not (isinstance(size, int) and size > 0):
+                raise ValueError(f"{f.name} must be a positive integer, not {size!r}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads"

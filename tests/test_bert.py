@@ -203,6 +203,8 @@ def test_a_wrong_tensor_is_named(tiny_folder, change, message):
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"num_attention_heads": 4}, "21 is no multiple of 4 heads"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be a positive integer, not 0"),
+        ({"vocab_size": 7.5}, "vocab_size must be a positive integer, not 7.5"),
     ],
 )
 def test_a_config_for_another_architecture_is_refused(tiny_folder, change, message):
