@@ -403,20 +403,26 @@ def streams(config, encoded, step, device):
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def interrupt(number, frame):
+    """What main() makes of Ctrl-C and of SIGTERM."""
+    raise KeyboardInterrupt(number)
+
+
 @contextmanager
 def undisturbed():
-    """Ctrl-C and SIGTERM take effect at the end of the block: KeyboardInterrupt(number).
+    """An interruption takes effect at the end of the block, if main() is there to answer it.
 
     Python would raise it between any two lines, of torch's too, which is not written for that: what
     then comes out of a TorchFunctionMode (leebert.Remember) is an error of torch's.
     """
-    came = []
-    before = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in SIGNALS}
+    came, caught = [], [n for n in SIGNALS if signal.getsignal(n) is interrupt]
+    for number in caught:
+        signal.signal(number, lambda number, frame: came.append(number))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in caught:
+            signal.signal(number, interrupt)
         if came:
             raise KeyboardInterrupt(came[0])
 
@@ -876,10 +882,6 @@ def keep_freed_memory():
     mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def interrupt(number, frame):
-    raise KeyboardInterrupt(number)
-
-
 def main():
     keep_freed_memory()
     try:
@@ -891,7 +893,7 @@ def main():
             dist.destroy_process_group()
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        sys.exit(128 + error.args[0])
+        sys.exit(128 + (error.args or (signal.SIGINT,))[0])
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
