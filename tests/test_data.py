@@ -509,6 +509,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     """serve(path, content, cut=False, known=True); known: put its true hash on the list."""
     Handler.files, Handler.cut, Handler.stalled = {}, set(), threading.Event()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{httpd.server_port}/"
@@ -647,6 +648,7 @@ def test_an_accident_between_two_files_is_made_good_by_the_next_try(server, tmp_
 
 
 def test_nobody_answers(monkeypatch, tmp_path):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(data, "GLUE_URL", "http://127.0.0.1:9/")  # the discard port: refused
     with pytest.raises(OSError, match="no data for rte: .*refused.*built-in task"):
         load_task("rte", tmp_path)

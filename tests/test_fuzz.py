@@ -117,7 +117,7 @@ def test_what_is_written_comes_back(path, body, end, mark, last):
 @MANY
 @given(rows=st.lists(st.tuples(st.sampled_from(["0", "1", "2", "", "1 "]), FIELD), max_size=5))
 def test_an_example_a_line_or_the_line_that_is_wrong(path, rows):
-    path.write_text("label\ttext\n" + "".join(f"{y}\t{x}\n" for y, x in rows), newline="")
+    path.write_text("label\ttext\n" + "".join(f"{y}\t{x}\n" for y, x in rows), "utf-8", newline="")
     spec = Glue("", "", ("text",), "label", ("0", "1"), ("acc",))
     wrong = [i for i, (y, _) in enumerate(rows, 2) if y not in ("0", "1")]
     if wrong or not rows:

@@ -1,5 +1,6 @@
 """Interrupted at any moment and resumed, a run ends as if nothing had happened, bit by bit."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -27,7 +28,7 @@ def leave(folder):
     result = without_clocks(json.loads((folder / "result.json").read_text()))
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     for row in log:
-        assert row.pop("seconds") > 0 and row.pop("tokens_per_second") > 0
+        assert row.pop("seconds") >= 0 and row.pop("tokens_per_second") > 0
     weights = (folder / "model.safetensors").read_bytes()
     names = {path.name for path in folder.iterdir()} - {"report.png"}
     return result, log, weights, names, (folder / "tokenizer.json").read_bytes()
@@ -39,6 +40,16 @@ def life(argv):
     torch.set_num_threads(1)
     sys.argv, train.SELDOM, train.draw = ["train.py", *argv], 2, lambda folder: folder
     train.main()
+
+
+def wait_for_lines(process, folder, count):
+    """Until the process has written so many lines into the log, or has ended."""
+    log = folder / "log.jsonl"
+    size = log.stat().st_size if log.exists() else 0
+    while count and process.is_alive():
+        time.sleep(0.001)
+        before, size = size, log.stat().st_size if log.exists() else 0
+        count -= size > before  # smaller: it has been cut back to the checkpoint
 
 
 @pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
@@ -70,21 +81,24 @@ def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
 
     for name in ("warm", "whole"):  # the first one waits for the server of processes
         begun, process = time.perf_counter(), start(tmp_path / name)
-        log = tmp_path / name / "log.jsonl"
-        while not log.exists() or not log.stat().st_size:
-            time.sleep(0.001)
+        wait_for_lines(process, tmp_path / name, 1)
         loading = time.perf_counter() - begun
         process.join()
-    training = json.loads((tmp_path / "whole" / "result.json").read_text())["seconds"]
-    while len(ends) < 8 or len(moments) < 3:
+        assert process.exitcode == 0
+    lines = len((tmp_path / "whole" / "log.jsonl").read_text().splitlines())
+    seconds = json.loads((tmp_path / "whole" / "result.json").read_text())["seconds"]
+    while len(ends) < 8:
         process = start(folder)
-        early = rng.random() < 0.25
-        time.sleep(loading * rng.random() if early else loading + training / 8 * rng.random())
+        if rng.random() < 0.25:
+            time.sleep(loading * rng.random())
+        else:  # an eighth of the run at most, and a part of a step
+            wait_for_lines(process, folder, rng.randint(1, lines // 8))
+            time.sleep(seconds / lines * rng.random())
         number = rng.choice(SIGNALS)
-        if process.is_alive():
+        with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, number)
         process.join()
-        if process.exitcode == 0:  # it was quicker; once more from the start
+        if process.exitcode == 0:  # this test was slept over; once more from the start
             shutil.rmtree(folder)
             ends, moments = [], set()
             continue
@@ -93,6 +107,7 @@ def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
         before = 1 if number == signal.SIGINT else -number
         assert process.exitcode in (128 + number, before, -number)
         moments |= {path.name.split("-")[1] for path in train.checkpoints(folder)}
+    assert len(moments) > 2
     process = start(folder)
     process.join()
     assert process.exitcode == 0

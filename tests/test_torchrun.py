@@ -51,9 +51,9 @@ def even(workplace, tmp_path):  # noqa: F811
 def launch(tmp_path, processes, argv, more=""):
     script = tmp_path / "main.py"
     script.write_text(MAIN.format(root=str(ROOT), more=more))
-    how = ["--standalone", f"--nproc-per-node={processes}", str(script), *argv]
+    how = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}", str(script)]
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *how],
+        [sys.executable, "-m", "torch.distributed.run", *how, *argv],
         capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
