@@ -277,6 +277,8 @@ def test_a_run_repeated_gives_the_same_file_and_a_finished_one_is_left_alone(tmp
     done = command(*run, tmp_path / "one", "--", *TINY, "--weight-decay=0.5")
     assert done.returncode == 2 and "made with weight_decay 0.01, not 0.5" in done.stderr
     assert done.stderr.count("\n") == 1
+    done = command("--write-tables", "--results", tmp_path / "one")
+    assert done.returncode == 2 and "--write-tables writes what" in done.stderr
 
 
 def test_only_what_is_missing_is_run_and_who_needs_another_comes_last(tmp_path):
