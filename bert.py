@@ -67,13 +67,14 @@ class BertConfig:
 
     def __post_init__(self):
         for f in fields(self):
-            size = getattr(self, f.name)
-            if f.type is int and not (isinstance(size, int) and size > 0):
-                raise ValueError(f"{f.name} must be a positive integer, not {size!r}")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads"
-            )
+            value = getattr(self, f.name)
+            if f.type is int and not (isinstance(value, int) and value > 0):
+                raise ValueError(f"{f.name} must be a positive integer, not {value!r}")
+            if f.type is float and not (isinstance(value, int | float) and value >= 0):
+                raise ValueError(f"{f.name} must be a number, 0 or more, not {value!r}")
+        H, A = self.hidden_size, self.num_attention_heads
+        if H % A:
+            raise ValueError(f"hidden_size {H} is no multiple of {A} heads")
         if self.hidden_act != "gelu" or self.position_embedding_type != "absolute":
             raise ValueError(
                 f"this encoder has gelu and absolute positions, not hidden_act {self.hidden_act!r} "
@@ -163,11 +164,9 @@ class Bert(nn.Module):
 
         ValueError if T is more than the model has positions.
         """
-        T = input_ids.shape[1]
-        if T > self.config.max_position_embeddings:
-            raise ValueError(
-                f"{T} tokens, but the model has {self.config.max_position_embeddings} positions"
-            )
+        T, longest = input_ids.shape[1], self.config.max_position_embeddings
+        if T > longest:
+            raise ValueError(f"{T} tokens, but the model has {longest} positions")
         token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         hidden = (
             self.word_embedding(input_ids)  # (B, T, H)
@@ -293,7 +292,7 @@ def load_bert(folder, verbose=True):
         try:
             name = our_name(theirs)
         except KeyError:
-            name = theirs
+            name = "unknown"
         if name is None:
             dropped.append(theirs)
         elif name not in ours:
@@ -307,11 +306,8 @@ def load_bert(folder, verbose=True):
             )
         else:
             filled[name] = tensor.float()
-    missing = sorted(ours.keys() - filled.keys())
-    if missing:
-        raise ValueError(
-            f"{path}: {len(missing)} tensor(s) missing, the first is our {missing[0]!r}"
-        )
+    if missing := sorted(ours.keys() - filled.keys()):
+        raise ValueError(f"{path}: {len(missing)} tensor(s) missing, first our {missing[0]!r}")
     bert.load_state_dict(filled)
     if verbose:
         parameters = sum(tensor.numel() for tensor in filled.values())
@@ -342,8 +338,8 @@ def main():
             tokenizer = BertWordPieceTokenizer(vocab, lowercase="A" not in vocab)
             encoding = tokenizer.encode(sentence)
             bert.embed(torch.tensor([encoding.ids]))  # too long?
-        except (ValueError, OSError, LookupError, TypeError) as error:  # the last: no [SEP]
-            print(f"error: {sys.argv[1]}: {error}", file=sys.stderr)
+        except Exception as error:  # tokenizers raises bare Exception, of several lines
+            print(f"error: {sys.argv[1]}: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)
         tokens, input_ids = encoding.tokens, torch.tensor([encoding.ids])
     else:
@@ -363,19 +359,13 @@ def main():
         bias = bert.attention_bias(torch.ones_like(input_ids))
         show("attention_bias", bias, "(B, 1, 1, T)  0 for a token, -3e38 for padding")
         attention = bert.layers[0].attention
-        show(
-            "  query(hidden)",
-            attention.query(hidden),
-            f"(B, T, H)  {attention.A} heads of {attention.D}",
-        )
+        heads = f"(B, T, H)  {attention.A} heads of {attention.D}"
+        show("  query(hidden)", attention.query(hidden), heads)
         show("  attention", attention(hidden, bias), "(B, T, H)  what the other tokens say")
-        show("  ffn_in", bert.layers[0].ffn_in(hidden), "(B, T, 2H to 4H)  wide, for the gelu")
+        show("  ffn_in", bert.layers[0].ffn_in(hidden), "(B, T, intermediate_size)  for the gelu")
         for m, state in enumerate(bert(input_ids), start=1):
-            show(
-                f"after layer {m}",
-                state,
-                f"(B, T, H)  [CLS] = {state[0, 0, 0]:+.3f} {state[0, 0, 1]:+.3f} ...",
-            )
+            first, second = state[0, 0, :2].tolist()
+            show(f"after layer {m}", state, f"(B, T, H)  [CLS] = {first:+.3f} {second:+.3f} ...")
 
 
 if __name__ == "__main__":

@@ -173,6 +173,10 @@ def test_both_naming_styles_load_the_same(tiny_folder, capsys):
             "encoder.layer.4.output.dense.bias",
         ),
         (
+            lambda t: t.update({"embedding_norm.bias": t.pop("embeddings.LayerNorm.bias")}),
+            "'embedding_norm.bias' has no place",  # our name, and no checkpoint's
+        ),
+        (
             lambda t: t.update({"encoder.layer.1.novel.weight": torch.zeros(21)}),
             "novel.weight' has no place",
         ),
@@ -205,6 +209,8 @@ def test_a_wrong_tensor_is_named(tiny_folder, change, message):
         ({"num_attention_heads": 4}, "21 is no multiple of 4 heads"),
         ({"num_attention_heads": 0}, "num_attention_heads must be a positive integer, not 0"),
         ({"vocab_size": 7.5}, "vocab_size must be a positive integer, not 7.5"),
+        ({"initializer_range": -0.02}, "initializer_range must be a number, 0 or more, not -0.02"),
+        ({"hidden_dropout_prob": None}, "hidden_dropout_prob must be a number, .* not None"),
     ],
 )
 def test_a_config_for_another_architecture_is_refused(tiny_folder, change, message):

@@ -206,7 +206,8 @@ def test_a_checkpoint_is_walked_through_with_either_vocabulary(workplace, finish
     one, two = (p.stdout.partition("\n")[2] for p in printed)  # line 1 names the folder
     assert one == two and printed[1].returncode == 0, printed[1].stderr
     assert two.startswith("tokens: [CLS] the film [SEP]")
-    for content in ("{}", '{"model": {}}', "{", '{"model": {"vocab": {"a": 0}}}'):
+    for content in ("{}", '{"model": {}}', '{"model": null}', "{", '{"model": {"vocab": {"a": 0}}}',
+                    '{"model": {"vocab": {"[CLS]": 0, "[SEP]": 1, "the": 2}}}'):  # fmt: skip
         write(tmp_path / "tokenizer.json", content)
         done = command("bert.py", tmp_path, "The film")
         assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}: ")
