@@ -44,11 +44,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import BertProcessing
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 
 class Example(NamedTuple):
@@ -210,23 +206,22 @@ def read_tsv(path, header=None, skip_short=False):
     rows = skipped = 0
     with open(path, "rb") as file:
         for number, raw in enumerate(file, 1):
+            where = f"{path}:{number}"
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason})") from None
+                raise ValueError(f"{where}: not UTF-8 ({error.reason})") from None
             if "\0" in line:
-                raise ValueError(f"{path}:{number}: a NUL byte; the file is damaged, or no text")
+                raise ValueError(f"{where}: a NUL byte; the file is damaged, or no text")
             fields = line.removesuffix("\n").removesuffix("\r").split("\t")
             if header is None:
                 header = fields
                 if len(set(header)) < len(header):
-                    raise ValueError(f"{path}:1: two columns of one name: {', '.join(header)}")
+                    raise ValueError(f"{where}: two columns of one name: {', '.join(header)}")
             elif skip_short and len(fields) < len(header):
                 skipped += 1
             elif len(fields) != len(header):
-                raise ValueError(
-                    f"{path}:{number}: {len(fields)} columns where {len(header)} belong"
-                )
+                raise ValueError(f"{where}: {len(fields)} columns where {len(header)} belong")
             else:
                 rows += 1
                 yield number, dict(zip(header, fields, strict=True))
@@ -247,30 +242,25 @@ def read_examples(spec, path):
         missing = [column for column in spec.texts if column not in row]
         if missing:
             raise ValueError(f"{path}:1: no column {missing[0]!r} among {', '.join(row)}")
-        has_label = spec.label in row
+        label = read_label(spec, row[spec.label]) if spec.label in row else -1
+        if label is None:
+            known = textwrap.shorten(", ".join(spec.labels), 60, placeholder=" ...")
+            kind = f"a number from 0 to {HIGHEST}" if spec.labels == SCORE else f"one of {known}"
+            raise ValueError(f"{path}:{number}: label {row[spec.label]!r} is not {kind}")
         texts = [row[column] for column in spec.texts] + [None]
-        try:
-            label = read_label(spec, row[spec.label]) if has_label else -1
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: label {row[spec.label]!r} {error}") from None
         examples.append(Example(texts[0], texts[1], label))
     return examples
 
 
 def read_label(spec, text):
-    """The text of a label -> index into spec.labels, or a score. ValueError if it is neither."""
-    if spec.labels == SCORE:
-        try:
-            score = float(text)
-        except ValueError:
-            score = -1.0
-        if not 0 <= score <= HIGHEST:  # nan is not
-            raise ValueError(f"is not a number from 0 to {HIGHEST}")
-        return score
-    if text not in spec.labels:
-        known = textwrap.shorten(", ".join(spec.labels), 60, placeholder=" ...")
-        raise ValueError(f"is not one of {known}")
-    return spec.labels.index(text)
+    """The text of a label -> index into spec.labels, or a score; None if it is neither."""
+    if spec.labels != SCORE:
+        return spec.labels.index(text) if text in spec.labels else None
+    try:
+        score = float(text)
+    except ValueError:
+        return None
+    return score if 0 <= score <= HIGHEST else None  # nan is not
 
 
 def glue_task(name, data_dir):
@@ -315,6 +305,9 @@ def own_task(train_file, dev_file):
     if len(texts[0]) != len(texts[1]):
         raise ValueError(f"text_b is in one of {paths[0]}, {paths[1]} only; pairs or single texts?")
     labels = tuple(sorted({row["label"] for _, row in tables[0]}))
+    if "" in labels:
+        number = next(number for number, row in tables[0] if not row["label"])
+        raise ValueError(f"{paths[0]}:{number}: no label")
     if len(labels) == 1:
         raise ValueError(f"{paths[0]}: every label is {labels[0]!r}; two classes are the least")
     specs = [Glue("", "", columns, "label", labels, ("acc",)) for columns in texts]
@@ -379,18 +372,9 @@ class Batch(NamedTuple):
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
-def wordpiece(vocab, lowercase):
-    """BERT's tokenizer from a dict word -> id."""
-    tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]"))
-    tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    cls, sep = (("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"]))
-    tokenizer.post_processor = BertProcessing(sep, cls)
-    return tokenizer
-
-
 def toy_tokenizer():
-    return wordpiece({word: i for i, word in enumerate((*SPECIAL, *TOY_WORDS))}, lowercase=True)
+    vocab = {word: i for i, word in enumerate((*SPECIAL, *TOY_WORDS))}
+    return BertWordPieceTokenizer(vocab, lowercase=True)
 
 
 def load_tokenizer(folder, vocab_size):
@@ -420,11 +404,9 @@ def load_tokenizer(folder, vocab_size):
         raise ValueError(f"{path}: {error}") from None
     if not vocab.keys() >= set(SPECIAL):
         raise ValueError(f"{path}: not a BERT vocabulary, it needs {', '.join(SPECIAL)}")
-    if max(vocab.values()) >= vocab_size:
-        raise ValueError(
-            f"{path}: ids up to {max(vocab.values())}, but the model has {vocab_size} embeddings"
-        )
-    return wordpiece(vocab, lowercase) if tokenizer is None else tokenizer
+    if (most := max(vocab.values())) >= vocab_size:
+        raise ValueError(f"{path}: ids up to {most}, but the model has {vocab_size} embeddings")
+    return BertWordPieceTokenizer(vocab, lowercase=lowercase) if tokenizer is None else tokenizer
 
 
 class Encoded(NamedTuple):
@@ -538,24 +520,21 @@ def mrpc_files(folder):
     GLUE may not hand out MRPC itself. Its dev set is a list of id pairs within the public train
     file. The public test file has labels; GLUE's has not, and so neither has ours.
     """
-    read = {name: (folder / name).read_bytes().decode("utf-8-sig") for name in MRPC_FILES}
-    rows = {
-        name: [line.removesuffix("\r").split("\t") for line in text.removesuffix("\n").split("\n")]
-        for name, text in read.items()
-    }
+
+    def rows(name):
+        text = (folder / name).read_bytes().decode("utf-8-sig").removesuffix("\n")
+        return [line.removesuffix("\r").split("\t") for line in text.split("\n")]
+
     ids = (folder / GLUE["mrpc"].archive).read_text(encoding="utf-8").split("\n")
     dev_ids = {tuple(line.strip().split("\t")) for line in ids}
-    header, *labelled = rows["msr_paraphrase_train.txt"]
-    test = rows["msr_paraphrase_test.txt"]
+    header, *labelled = rows("msr_paraphrase_train.txt")
+    test = rows("msr_paraphrase_test.txt")
     files = {
         "train.tsv": [header, *(row for row in labelled if tuple(row[1:3]) not in dev_ids)],
         "dev.tsv": [header, *(row for row in labelled if tuple(row[1:3]) in dev_ids)],
         "test.tsv": [["index" if i == 0 else str(i - 1), *row[1:]] for i, row in enumerate(test)],
     }
-    return {
-        name: "".join("\t".join(row) + "\n" for row in rows).encode()
-        for name, rows in files.items()
-    }
+    return {name: "".join("\t".join(r) + "\n" for r in files[name]).encode() for name in files}
 
 
 def download_glue(name, data_dir, paths):

@@ -326,6 +326,8 @@ GOOD_TSV = "label\ttext\n0\ta\n1\tb\n"
     (GOOD_TSV, "label\ttext\ttext_b\n0\ta\tb\n", "dev.tsv only; pairs or single texts?"),
     ("label\ttext\n0\ta\n0\tb\n", GOOD_TSV, "train.tsv: every label is '0'"),
     ("label\ttext\n0\ta\n1\n", GOOD_TSV, "train.tsv:3: 1 columns where 2 belong"),
+    (GOOD_TSV + "\tforgotten\n", GOOD_TSV, "train.tsv:4: no label"),
+    (GOOD_TSV, GOOD_TSV + "\tforgotten\n", "dev.tsv:4: label '' is not one of 0, 1"),
     ("", GOOD_TSV, "train.tsv: no examples"),
     (GOOD_TSV, "label\ttext\n", "dev.tsv: no examples"),
 ])  # fmt: skip
