@@ -2,8 +2,8 @@
 
     python picture.py runs/toy-all-cross-s0    # writes report.png beside the result.json it reads
 
-train.py calls `draw` at its end, where matplotlib is installed; nothing else of the project needs
-that package. Everything can be told apart without colour.
+train.py calls `draw` at its end, where matplotlib is installed; no other script needs that package.
+Everything can be told apart without colour.
 """
 
 import json

@@ -121,7 +121,7 @@ class Config:
     seed: int = option(0, "of weights, dropout, splits and order")
     device: str = option("auto", "where to compute", ("auto", "cuda", "mps", "cpu"))
     log_every: int = option(10, "steps between two lines of the log")
-    out: str = option("", "folder of the run; default runs/<task>-<method>-s<seed>")
+    out: str = option("", "folder of the run; default runs/<task>-<teachers>-<method>-s<seed>")
     resume: str = option("", "go on with the interrupted run in this folder, with its settings")
     predict: bool = option(False, "then answer GLUE's test set, see predict.py")
 
@@ -137,7 +137,7 @@ TOY_BERT = dict(
 
 def parse(argv):
     """Command line -> Config with nothing left open. ValueError for a value that makes no sense."""
-    parser = argparse.ArgumentParser(description="Train a multi-exit BERT.", exit_on_error=False)
+    parser = argparse.ArgumentParser(description="Train a multi-exit BERT.")
 
     def error(message):
         raise ValueError(message)
@@ -150,10 +150,7 @@ def parse(argv):
         shown = "" if f.default in ("", 0, False) else f" (default {f.default})"
         help = f.metadata["help"] + shown
         parser.add_argument(name, default=argparse.SUPPRESS, help=help, **kind)
-    try:
-        given = vars(parser.parse_args(argv))  # what the command line names, and nothing else
-    except argparse.ArgumentError as e:
-        raise ValueError(str(e)) from None
+    given = vars(parser.parse_args(argv))  # what the command line names, and nothing else
     if "resume" in given:
         return resumed_config(given)
     config = Config(**given)
@@ -166,10 +163,8 @@ def parse(argv):
         default = scratch if config.model == "toy" else pretrained
         setattr(config, name, getattr(config, name) or default)
     config.step_size = config.step_size or config.lr
-    for name in (
-        "epochs", "batch_size", "lr", "temperature", "max_norm", "omega_lr", "omega_every",
-        "log_every",
-    ):  # fmt: skip
+    positive = "epochs batch_size lr temperature max_norm omega_lr omega_every log_every".split()
+    for name in positive:
         if not 0 < getattr(config, name) < math.inf:  # nan is not
             raise ValueError(f"--{name.replace('_', '-')} must be positive, and finite")
     for name in ("seed", "train_examples", "lam", "step_size", "weight_decay", "warmup"):
@@ -400,33 +395,6 @@ def streams(config, encoded, step, device):
     return d1_batches, stream(config, encoded, d2, d2_size, "d2", judged, device)
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def interrupt(number, frame):
-    """What main() makes of Ctrl-C and of SIGTERM."""
-    raise KeyboardInterrupt(number)
-
-
-@contextmanager
-def undisturbed():
-    """An interruption takes effect at the end of the block, if main() is there to answer it.
-
-    Python would raise it between any two lines, of torch's too, which is not written for that: what
-    then comes out of a TorchFunctionMode (leebert.Remember) is an error of torch's.
-    """
-    came, caught = [], [n for n in SIGNALS if signal.getsignal(n) is interrupt]
-    for number in caught:
-        signal.signal(number, lambda number, frame: came.append(number))
-    try:
-        yield
-    finally:
-        for number in caught:
-            signal.signal(number, interrupt)
-        if came:
-            raise KeyboardInterrupt(came[0])
-
-
 # Between two checkpoints passes so many times the time that one takes: 2 % of a run goes into them.
 # Every second or two for the toy; every few minutes for BERT-base, whose state is 1.3 GB.
 SELDOM = 50
@@ -475,8 +443,8 @@ def train(config, model, loss_weights, encoded, folder, log):
             speed = int(tokens) / seconds
             row = log_row(step, total, *average([ce, kd]), loss_weights, speed, seconds)
             print(json.dumps(row), file=log, flush=True)
-            print(progress(row))
-        if step % steps_per_epoch == 0:
+            print(progress(row), flush=True)
+        if RANK == 0 and step % steps_per_epoch == 0:
             save(model, folder / "model.safetensors")
         # The first one comes at once, and shows that there is room on the disk.
         clock = time.perf_counter()
@@ -484,7 +452,7 @@ def train(config, model, loss_weights, encoded, folder, log):
             os.fsync(log.fileno())  # what the checkpoint counts on is on the disk before it
             counts = dict(step=step, tokens=int(tokens), seconds=clock - start)
             states = {name: part.state_dict() for name, part in parts.items()}
-            write_checkpoint(folder, {**counts, **states, "log_end": log.tell()})
+            write_checkpoint(folder, {**counts, **states, "log_end": log.seek(0, os.SEEK_END)})
             written = time.perf_counter()
             took = written - clock
     return time.perf_counter() - start
@@ -513,6 +481,32 @@ def progress(row):
 # --------------------------------------------------------------------------------------------------
 # 5. Files of a run: an interruption at any moment leaves one that --resume can go on with
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def interrupt(number, frame):
+    """What main() makes of Ctrl-C and of SIGTERM."""
+    raise KeyboardInterrupt(number)
+
+
+@contextmanager
+def undisturbed():
+    """An interruption takes effect at the end of the block, if main() is there to answer it.
+
+    Python would raise it between any two lines, of torch's too, which is not written for that: what
+    then comes out of a TorchFunctionMode (leebert.Remember) is an error of torch's.
+    """
+    came, caught = [], [n for n in SIGNALS if signal.getsignal(n) is interrupt]
+    for number in caught:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, interrupt)
+        if came:
+            raise KeyboardInterrupt(came[0])
+
 
 def lock(file):
     """ValueError if another process holds it. Whoever ends, however he ends, lets go."""
@@ -524,6 +518,8 @@ def lock(file):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(f"{file.name}: another process is writing into this folder") from None
+    except OSError:
+        pass  # a file system without locks
 
 
 def open_log(folder):
@@ -538,8 +534,6 @@ def open_log(folder):
 
 def write(path, data):
     """Write beside, then rename: whoever is interrupted keeps the file that was there."""
-    if RANK != 0:
-        return
     partial = path.with_name("partial")  # one name for all: what a kill leaves, the next one takes
     try:
         with open(partial, "wb") as file:
@@ -582,7 +576,8 @@ def read_checkpoint(folder):
     """The last checkpoint whose content fits its hash, or None."""
     for path in reversed(checkpoints(folder)):
         data = path.read_bytes()
-        if digest(data) == path.stem[-16:]:  # weights_only: nothing in the file is executed
+        if digest(data) == path.stem[-16:]:
+            # weights_only: nothing in the file is executed.
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         print(f"{path} is damaged; the one before it is used, if there is one")
     return None
@@ -596,7 +591,6 @@ def go_on(folder, parts, log):
     print(f"going on after step {saved['step']}")
     if RANK == 0:
         log.truncate(min(saved["log_end"], log.seek(0, os.SEEK_END)))
-        log.seek(0, os.SEEK_END)
     return saved["step"], saved["tokens"], saved["seconds"]
 
 
@@ -644,13 +638,11 @@ def timed(function, batches):
 
 
 def thresholds(M, C):
-    patience = {"patience": list(range(1, M))}
-    if C == 1:  # a regression has no probabilities
-        return patience
-    return patience | {
-        "entropy": [0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8],
-        "confidence": [0.99, 0.97, 0.95, 0.9, 0.8, 0.7, 0.6],
-    }
+    values = {"patience": range(1, M)}
+    if C > 1:  # a regression has no probabilities
+        values["entropy"] = [0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8]
+        values["confidence"] = [0.99, 0.97, 0.95, 0.9, 0.8, 0.7, 0.6]
+    return values
 
 
 def sweep(model, batches, logits, labels, metrics):
@@ -748,8 +740,8 @@ def report(result):
     w_ce, w_kd = np.array(result["weights"]["ce"]), np.array(result["weights"]["kd"])
     teachers = (w_kd > 0).sum(1)
     for m, (ce, row) in enumerate(zip(w_ce, w_kd, strict=True)):
-        cells = " ".join(f"{w * teachers[m]:4.2f}" if w > 0 else "   ." for w in row)
-        print(f"exit {m + 1:>2}  {ce:4.2f}  {cells}")
+        kd = " ".join(f"{w * teachers[m]:4.2f}" if w > 0 else "   ." for w in row)
+        print(f"exit {m + 1:>2}  {ce:4.2f}  {kd}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -823,6 +815,8 @@ def run(config):
     folder = Path(config.resume) if config.resume else run_folder(config)
     if config.resume and (folder / "result.json").exists():
         print(f"{folder} is finished; nothing was done")
+        for path in checkpoints(folder):  # killed between result.json and their removal
+            path.unlink(missing_ok=True)
         return folder
     torch.manual_seed(config.seed)
     meet(RANK > 0)  # what is missing is downloaded by rank 0, while the others wait

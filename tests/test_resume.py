@@ -174,6 +174,19 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(halfway, cap
     assert leave(folder) == leave(whole)
 
 
+def test_a_log_that_was_there_before_counts_for_nothing(workplace, tmp_path, monkeypatch):  # noqa: F811
+    """Of a run whose config.json is gone. A checkpoint before the first line, lines, a kill."""
+    monkeypatch.setattr(train, "SELDOM", 10**9)
+    monkeypatch.setattr(train, "draw", lambda folder: folder)
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    train.run(parse(options(workplace, out=whole, log_every=2)))
+    folder.mkdir()
+    (folder / "log.jsonl").write_text("{}\n" * 1000)
+    run_until(5, options(workplace, out=folder, log_every=2), monkeypatch)
+    train.run(parse([f"--resume={folder}"]))
+    assert leave(folder) == leave(whole)
+
+
 def test_a_file_of_the_user_that_is_called_so_too_stays(workplace, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(train, "SELDOM", 0)
     mine = tmp_path / "run" / "checkpoint-best.pt"
@@ -184,8 +197,10 @@ def test_a_file_of_the_user_that_is_called_so_too_stays(workplace, tmp_path, mon
 
 
 def test_a_finished_run_is_not_touched(halfway, capsys):
+    """But for a checkpoint that a kill at the very end has left."""
     whole, _ = halfway
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in whole.iterdir()}
+    (whole / f"checkpoint-00000016-{'0' * 16}.pt").write_bytes(b"")
     capsys.readouterr()
     assert train.run(parse([f"--resume={whole}"])) == whole
     assert capsys.readouterr().out == f"{whole} is finished; nothing was done\n"
