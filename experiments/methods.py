@@ -412,7 +412,7 @@ MORE = {
     ),
     "cola": (
         "none-uniform", "none-uniform-long", "pabee-long", "all-uniform-long",
-        "all-uniform-d1-long", "all-cross-long",
+        "all-uniform-d1-long", "all-bilevel-long", "all-cross-long",
     ),
 }  # fmt: skip
 
@@ -422,7 +422,7 @@ MORE = {
 # And cross itself with so many updates, beside the same without learning: one epoch does not teach
 # these networks all that they could learn.
 TIMES = 3
-for name in ("none-uniform", "pabee", "all-uniform", "all-uniform-d1", "all-cross"):
+for name in ("none-uniform", "pabee", "all-uniform", "all-uniform-d1", "all-bilevel", "all-cross"):
     METHODS[f"{name}-long"] = METHODS[name]._replace(
         words=f"{METHODS[name].words}, {TIMES} x the updates", times=TIMES
     )
