@@ -287,6 +287,7 @@ QUESTIONS = (
     ("... in the same time?", "all-uniform-long", "all-cross"),
     ("Do weights that fall (single) do harm?", "all-uniform", "all-single"),
     ("Cross rather than bilevel?", "all-bilevel", "all-cross"),
+    ("... with 3 x the updates?", "all-bilevel-long", "all-cross-long"),
     ("... d1 judges by other examples, or by the step's own?", "cross-others", "all-cross"),
     ("Is it the final weights? Trained again with them frozen", "all-uniform-d1", "all-frozen-d1"),
     ("... or the path to them? From frozen to cross", "all-frozen-d1", "all-cross"),
@@ -314,6 +315,7 @@ def questions_table(folder=COMPARED):
 LEARNED = {
     "all-single": "single",
     "all-bilevel": "bilevel, judged by d2",
+    "all-bilevel-long": "bilevel, 3 x the updates",
     "cross-others": "cross, d1 judges by other examples",
     "all-cross": "cross",
     "all-cross-long": "cross, 3 x the updates",

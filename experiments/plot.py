@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
 from compare_runs import at_speedup  # noqa: E402
 from evidence import COMPARED, CUT, LEARNED, RULES, TASKS, clocks, exits_of, load, weights_of  # noqa: E402
+from methods import METHODS  # noqa: E402
 
 from picture import LONG  # noqa: E402
 
@@ -223,7 +224,7 @@ def draw(task, results, out):
     last = [] if CUT in found else load(task, "last", results)
     figures = {"exits": exits_figure(task, found, last)}
     figures["speed"] = speed_figure(task, found, last, clocks(task, results))
-    shown = (name for name in LEARNED if name not in ("all-single", "all-cross-long"))
+    shown = (name for name in LEARNED if name != "all-single" and METHODS[name].times == 1)
     if learned := {name: runs for name in shown if (runs := load(task, name, results))}:
         figures["weights"] = weights_figure(task, learned)
     if task == "toy":
