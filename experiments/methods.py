@@ -408,7 +408,7 @@ REAL = ("last", "pabee", "fastbert", "all-uniform", "all-single", "all-bilevel",
 MORE = {
     "sst2": (
         "none-uniform", "cross-others", "all-uniform-d1", "all-frozen-d1", "all-uniform-long",
-        "all-uniform-d1-long", "all-cross-long",
+        "all-cross-long",
     ),
     "cola": (
         "none-uniform", "none-uniform-long", "pabee-long", "all-uniform-long",
