@@ -313,7 +313,7 @@ def join(device):
 
 
 def meet(here):
-    """A barrier, for the processes that call it with here = True: of two, each is in one."""
+    """One barrier, entered at two places: the others wait at theirs until rank 0 is at its own."""
     if WORLD > 1 and here:
         dist.barrier()
 
@@ -887,7 +887,8 @@ def main():
             dist.destroy_process_group()
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        sys.exit(128 + (error.args or (signal.SIGINT,))[0])
+        number = error.args[0] if error.args else signal.SIGINT  # Python's own has no number
+        sys.exit(128 + number)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

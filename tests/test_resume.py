@@ -315,6 +315,20 @@ train.main()
     assert not (out / "result.json").exists()
 
 
+def test_an_interruption_by_pythons_own_handler_has_no_number(monkeypatch, capsys):
+    """A Ctrl-C that was on its way before main() had set its handlers."""
+
+    def run(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(train.signal, "signal", lambda *handler: None)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_stream_is_a_function_of_its_position():
     """Whoever enters in the middle sees what he would have seen, and every pass sees all."""
     lengths = np.random.default_rng(0).integers(3, 9, 50)
