@@ -326,6 +326,11 @@ def buckets(lengths, batch_size, rng=None, pool=8):
     return batches
 
 
+def dev_batches(encoded, batch_size, device):
+    """Batches by length, with the places of their examples."""
+    return [(i, collate(encoded, i, device)) for i in buckets(encoded.lengths, batch_size)]
+
+
 # --------------------------------------------------------------------------------------------------
 # 5. A look at a task
 

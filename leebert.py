@@ -24,23 +24,18 @@ respect to Omega; 6 is one complete training step; 7 is inference that leaves ea
     python leebert.py RUN_DIR "although the plot is bland , the acting is superb"
 """
 
-import json
 import math
-import sys
 import warnings
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from safetensors.torch import load_file
-from tokenizers import Tokenizer
 from torch.autograd import forward_ad
 from torch.func import functional_call, jvp
 from torch.overrides import TorchFunctionMode
 
-from bert import Bert, BertConfig, dropout, init_weights
+from bert import dropout, init_weights
 
 # torch.func.jvp makes torch warn, once, of a function that torch itself calls.
 warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
@@ -558,72 +553,7 @@ def exits_from_logits(logits, rule, threshold):
     return answers(logits[exit_layer - 1, examples]), exit_layer
 
 
-# --------------------------------------------------------------------------------------------------
-# 8. One sentence, exit by exit
-
-
-def load_run(folder):
-    """A run folder of train.py -> model (in eval mode), tokenizer, its config.json as a dict."""
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        if not (folder / name).exists():
-            raise FileNotFoundError(f"{folder / name}: no such file; `python train.py` makes a run")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model = MultiExitBert(Bert(BertConfig(**config["bert"])), len(config["labels"]))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # four libraries, four kinds of errors for a damaged file
-        raise ValueError(
-            f"{folder}: not a run of train.py ({' '.join(str(error).split())})"
-        ) from None
-    return model.eval(), tokenizer, config
-
-
-def explain(model, tokenizer, labels, *sentences):
-    """Print what each exit answers to a sentence (or a pair), and where each rule would stop.
-
-    ValueError if a sentence has no word that the model knows: its answer would mean nothing.
-    """
-    encoding = tokenizer.encode(*sentences)
-    of = zip(encoding.tokens, encoding.sequence_ids, strict=True)  # None: [CLS] and [SEP]
-    if len({number for token, number in of if token != "[UNK]"} - {None}) < len(sentences):
-        raise ValueError("a sentence without any word of the model's vocabulary")
-    if encoding.overflowing:
-        print(f"cut to {len(encoding.ids)} tokens (--max-length), as in training")
-    ids, types = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
-    with torch.no_grad():
-        logits = model(ids, types)  # (M, 1, C)
-    print("tokens:", " ".join(encoding.tokens), "\n")
-    classes = labels if len(labels) > 1 else ()  # one output: a number, without probabilities
-    chosen = answers(logits[:, 0]).tolist()
-    words = [labels[x] if classes else f"{labels[0]} {x:.2f}" for x in chosen]
-    print("exit  answer          " + "  ".join(f"p({name})"[:18].rjust(18) for name in classes))
-    for m, p in enumerate(logits[:, 0].softmax(dim=-1).tolist(), start=1):
-        row = "  ".join(f"{x:18.3f}" for x in p[: len(classes)])
-        print(f"{m:>4}  {words[m - 1]:<16}{row}")
-    print()
-    shown = [("patience", 1), ("patience", 2), ("entropy", 0.1), ("confidence", 0.95)]
-    for rule, threshold in shown if classes else shown[:2]:  # a number has no probabilities
-        stop = exits_from_logits(logits, rule, threshold)[1].item()
-        print(f"{rule} {threshold}: leaves at exit {stop}: {words[stop - 1]}")
-
-
-def main():
-    if len(sys.argv) not in (3, 4):
-        print("usage: python leebert.py RUN_DIR SENTENCE [SECOND_SENTENCE]", file=sys.stderr)
-        print("RUN_DIR is what train.py leaves: `python train.py` makes one.", file=sys.stderr)
-        sys.exit(2)
-    try:
-        model, tokenizer, config = load_run(sys.argv[1])
-        if config.get("pairs", len(sys.argv) == 4) != (len(sys.argv) == 4):
-            wanted = "pairs of sentences" if config["pairs"] else "single sentences"
-            raise ValueError(f"{sys.argv[1]}: trained on {wanted}")
-        explain(model, tokenizer, config["labels"], *sys.argv[2:])
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    from support.sentence import main
+
+    main(MultiExitBert, exits_from_logits)

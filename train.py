@@ -32,9 +32,6 @@ interrupted by Ctrl-C and by SIGTERM; 1, one of ours, or too little memory.
 """
 
 import argparse
-import ctypes
-import hashlib
-import io
 import json
 import math
 import os
@@ -42,15 +39,12 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import save as safetensors
 
 from bert import Bert, BertConfig, load_bert
 from data import (
@@ -59,6 +53,7 @@ from data import (
     Batch,
     buckets,
     collate,
+    dev_batches,
     encode,
     load_task,
     load_tokenizer,
@@ -76,9 +71,27 @@ from leebert import (
     set_depth_weights,
     training_step,
 )
-from picture import draw
 from support.downloads import find_model
 from support.glue import GLUE
+from support.picture import draw
+from support.predict import predict
+from support.processes import RANK, WORLD, average, gather, join, meet, share
+from support.report import report
+from support.runs import (
+    SIGNALS,
+    checkpoints,
+    digest,
+    go_on,
+    interrupt,
+    keep_freed_memory,
+    open_log,
+    run_folder,
+    save,
+    undisturbed,
+    write,
+    write_checkpoint,
+    write_json,
+)
 
 # --------------------------------------------------------------------------------------------------
 # 1. Configuration: one flat dataclass, which is also the command line
@@ -217,20 +230,6 @@ def find_device(name):
     return torch.device(name, index)
 
 
-def run_folder(config):
-    """Its path, new unless --out says where. ValueError if a run is there: none is overwritten."""
-    method = config.optimize if config.weights == "learned" else config.weights
-    folder = Path(config.out or f"runs/{config.task}-{config.teachers}-{method}-s{config.seed}")
-    if config.out and (folder / "result.json").exists():
-        raise ValueError(f"--out {folder} holds a finished run")
-    if config.out and (folder / "config.json").exists():
-        raise ValueError(f"--out {folder} holds an unfinished run; --resume {folder} goes on")
-    taken, number = folder, 2
-    while not config.out and folder.exists():
-        folder, number = Path(f"{taken}-{number}"), number + 1
-    return folder
-
-
 # --------------------------------------------------------------------------------------------------
 # 2. Model and data
 
@@ -293,58 +292,7 @@ def some_of(batch, share):
 
 
 # --------------------------------------------------------------------------------------------------
-# 3. Several processes, as torchrun starts them
-#
-# Each has the whole network and takes its share of every batch. The gradient of L before the
-# look-ahead, v before the derivative along it, and then that derivative are averaged (leebert.py),
-# so all make the same step of Theta and Omega, that of the whole batch. Only rank 0 writes.
-
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def join(device):
-    """Find the other processes. They wait for each other while rank 0 downloads or reports."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(hours=2))
-    if RANK > 0:
-        sys.stdout = open(os.devnull, "w")
-
-
-def meet(here):
-    """One barrier, entered at two places: the others wait at theirs until rank 0 is at its own."""
-    if WORLD > 1 and here:
-        dist.barrier()
-
-
-def share(batch):
-    """This process's rows. All get equally many: where B does not divide, some are taken twice."""
-    B = len(batch.labels)
-    rows = torch.arange(RANK, -(-B // WORLD) * WORLD, WORLD, device=batch.labels.device) % B
-    return Batch(*(x[rows] for x in batch)) if WORLD > 1 else batch
-
-
-def average(tensors):
-    """A list of tensors -> the mean of each over the processes, the same bits in all of them."""
-    if WORLD == 1:
-        return list(tensors)
-    tensors = [x.clone(memory_format=torch.contiguous_format) for x in tensors]
-    for x in tensors:
-        dist.all_reduce(x)
-    return [x.div_(WORLD) for x in tensors]
-
-
-def gather(array):
-    """Each process has filled its own places in an array of zeros -> all of it."""
-    arrays = [array]
-    if WORLD > 1:
-        dist.all_gather_object(arrays := [None] * WORLD, array)
-    return np.sum(arrays, axis=0)
-
-
-# --------------------------------------------------------------------------------------------------
-# 4. Training
+# 3. Training
 
 
 def theta_optimizer(model, config):
@@ -479,128 +427,7 @@ def progress(row):
 
 
 # --------------------------------------------------------------------------------------------------
-# 5. Files of a run: an interruption at any moment leaves one that --resume can go on with
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def interrupt(number, frame):
-    """What main() makes of Ctrl-C and of SIGTERM."""
-    raise KeyboardInterrupt(number)
-
-
-@contextmanager
-def undisturbed():
-    """An interruption takes effect at the end of the block, if main() is there to answer it.
-
-    Python would raise it between any two lines, of torch's too, which is not written for that: what
-    then comes out of a TorchFunctionMode (leebert.Remember) is an error of torch's.
-    """
-    came, caught = [], [n for n in SIGNALS if signal.getsignal(n) is interrupt]
-    for number in caught:
-        signal.signal(number, lambda number, frame: came.append(number))
-    try:
-        yield
-    finally:
-        for number in caught:
-            signal.signal(number, interrupt)
-        if came:
-            raise KeyboardInterrupt(came[0])
-
-
-def lock(file):
-    """ValueError if another process holds it. Whoever ends, however he ends, lets go."""
-    if sys.platform == "win32":
-        return  # no flock there
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{file.name}: another process is writing into this folder") from None
-    except OSError:
-        pass  # a file system without locks
-
-
-def open_log(folder):
-    """log.jsonl, held by this process until it ends; only rank 0 writes one."""
-    if RANK != 0:
-        return open(os.devnull, "w")
-    folder.mkdir(parents=True, exist_ok=True)
-    log = open(folder / "log.jsonl", "a", encoding="utf-8", newline="\n")
-    lock(log)
-    return log
-
-
-def write(path, data):
-    """Write beside, then rename: whoever is interrupted keeps the file that was there."""
-    partial = path.with_name("partial")  # one name for all: what a kill leaves, the next one takes
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could keep the new name and lose the bytes
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(value, path):
-    write(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def save(model, path):
-    write(path, safetensors({n: p.detach().contiguous() for n, p in model.state_dict().items()}))
-
-
-def checkpoints(folder):
-    """From old to new. A name is checkpoint-STEP-HASH.pt, with the hash of what is in the file."""
-    return sorted(folder.glob(f"checkpoint-{'[0-9]' * 8}-{'[0-9a-f]' * 16}.pt"))
-
-
-def digest(data):
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def write_checkpoint(folder, state):
-    """state: numbers and state_dicts. The checkpoint before this one stays; older ones go."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    name = f"checkpoint-{state['step']:08d}-{digest(buffer.getbuffer())}.pt"
-    write(folder / name, buffer.getbuffer())
-    for path in checkpoints(folder)[:-2]:
-        path.unlink()
-
-
-def read_checkpoint(folder):
-    """The last checkpoint whose content fits its hash, or None."""
-    for path in reversed(checkpoints(folder)):
-        data = path.read_bytes()
-        if digest(data) == path.stem[-16:]:
-            # weights_only: nothing in the file is executed.
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        print(f"{path} is damaged; the one before it is used, if there is one")
-    return None
-
-
-def go_on(folder, parts, log):
-    """Put everything back as the last checkpoint has it -> step, tokens and seconds until then."""
-    saved = read_checkpoint(folder) or dict(step=0, tokens=0, seconds=0.0, log_end=0)
-    for name in parts.keys() & saved.keys():
-        parts[name].load_state_dict(saved[name])
-    print(f"going on after step {saved['step']}")
-    if RANK == 0:
-        log.truncate(min(saved["log_end"], log.seek(0, os.SEEK_END)))
-    return saved["step"], saved["tokens"], saved["seconds"]
-
-
-# --------------------------------------------------------------------------------------------------
-# 6. Evaluation
-
-
-def dev_batches(encoded, batch_size, device):
-    """Batches by length, with the places of their examples."""
-    return [(i, collate(encoded, i, device)) for i in buckets(encoded.lengths, batch_size)]
+# 4. Evaluation
 
 
 def scores(predictions, labels, metrics):
@@ -709,43 +536,7 @@ def evaluate(model, task, encoded, logits):
 
 
 # --------------------------------------------------------------------------------------------------
-# 7. Report
-
-
-def report(result):
-    """Tables of exits, of the sweep and of the levels, and the learned weights as a picture."""
-    metrics = [name for name in METRICS if name in result["exits"][0]]
-    constant = "mean" if "pearson" in metrics else "most frequent class"
-
-    def cells(row):
-        return "  ".join(f"{row[name]:{max(6, len(name))}.3f}" for name in metrics)
-
-    print("\nexit  " + "  ".join(f"{name:>6}" for name in metrics))
-    for row in result["exits"]:
-        print(f"{row['exit']:>4}  {cells(row)}")
-    print(f"none  {cells(result['majority'])}   (always the {constant})")
-    print("\nrule        threshold  " + "  ".join(f"{name:>6}" for name in metrics), end="")
-    print("  mean exit  speed-up: layers  wall clock")
-    for row in result["sweep"]:
-        mark = "  <- at most one point lost" if row == result["operating_point"] else ""
-        print(
-            f"{row['rule']:<12}{row['threshold']:>9}  {cells(row)}  {row['mean_exit']:9.2f}"
-            f"  {row['speedup_layers']:15.2f}x  {row['speedup_wall']:9.2f}x{mark}"
-        )
-    if result["levels"]:
-        print("\nlevel     acc  mean exit   (at the marked threshold)")
-        for row in result["levels"]:
-            print(f"{row['level']:>5}  {row['acc']:6.3f}  {row['mean_exit']:9.2f}")
-    print("\nweights   ce   distillation, student by teacher (1.00: the uniform sum)")
-    w_ce, w_kd = np.array(result["weights"]["ce"]), np.array(result["weights"]["kd"])
-    teachers = (w_kd > 0).sum(1)
-    for m, (ce, row) in enumerate(zip(w_ce, w_kd, strict=True)):
-        kd = " ".join(f"{w * teachers[m]:4.2f}" if w > 0 else "   ." for w in row)
-        print(f"exit {m + 1:>2}  {ce:4.2f}  {kd}")
-
-
-# --------------------------------------------------------------------------------------------------
-# 8. Main
+# 5. Main
 
 
 def start_folder(config, task, tokenizer, model, train_set, folder):
@@ -853,27 +644,12 @@ def run(config):
     try:
         print(f"picture: {draw(folder)}")
     except ImportError as error:
-        print(f"no picture ({error}): pip install matplotlib, then python picture.py {folder}")
+        print(
+            f"no picture ({error}): pip install matplotlib, then python -m support.picture {folder}"
+        )
     if config.predict:
-        from predict import predict  # not above: it imports this file
-
-        print("written:", *predict(folder, device=config.device))
+        print("written:", *predict(folder, device=device))
     return folder
-
-
-def keep_freed_memory():
-    """Tell glibc to keep large blocks that are freed, for the next tensor of that size.
-
-    By default it returns them to the system and gets them back zeroed, page by page, which takes
-    time (README, Speed). Where there is no glibc nothing happens. Before the first tensor.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def main():

@@ -1,7 +1,7 @@
 """What a trained run answers to GLUE's test set, in the files that GLUE's server takes.
 
-    python predict.py runs/rte-all-cross-s0                # at the operating point in result.json
-    python predict.py runs/rte-all-cross-s0 patience 4     # by another rule and threshold
+    python -m support.predict runs/rte-all-cross-s0             # at its operating point
+    python -m support.predict runs/rte-all-cross-s0 patience 4  # by another rule and threshold
 
 Two files in the run's folder, a line for each line of test.tsv and in its order: RTE.tsv, columns
 index and prediction, for the server; RTE-exits.tsv, index and exit, the layer where each example
@@ -13,10 +13,11 @@ import math
 import sys
 from pathlib import Path
 
-from data import Example, encode
-from leebert import early_exit, load_run
+from data import Example, dev_batches, encode
+from leebert import MultiExitBert, early_exit
 from support.glue import GLUE, HIGHEST, read_examples
-from train import dev_batches, find_device, write
+from support.runs import write
+from support.sentence import load_run
 
 
 def operating_point(folder, M):
@@ -42,10 +43,10 @@ def number(rule, text):
     return threshold
 
 
-def predict(folder, rule=None, threshold=None, device="auto"):
+def predict(folder, rule=None, threshold=None, device="cpu"):
     """Write the files -> their paths. All is computed first: an error leaves no file."""
     folder, tables = Path(folder), {}
-    model, tokenizer, config = load_run(folder)
+    model, tokenizer, config = load_run(folder, MultiExitBert)
     if config["task"] not in GLUE:
         raise ValueError(
             f"{folder}: trained on {config['task']}, and GLUE's server has no such task"
@@ -53,7 +54,6 @@ def predict(folder, rule=None, threshold=None, device="auto"):
     spec, labels = GLUE[config["task"]], config["labels"]
     if rule is None:
         rule, threshold = operating_point(folder, len(model.exits))
-    device = find_device(device)
     model.to(device)
     suffixes = {"_matched": "-m", "_mismatched": "-mm"} if spec.folder == "MNLI" else {"": ""}
     for suffix, short in suffixes.items():
@@ -79,7 +79,7 @@ def predict(folder, rule=None, threshold=None, device="auto"):
 
 def main():
     if len(sys.argv) not in (2, 4):
-        print("usage: python predict.py RUN_DIR [RULE THRESHOLD]", file=sys.stderr)
+        print("usage: python -m support.predict RUN_DIR [RULE THRESHOLD]", file=sys.stderr)
         sys.exit(2)
     try:
         folder, *rule = sys.argv[1:]

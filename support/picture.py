@@ -1,6 +1,6 @@
 """Draw a finished run: what each exit can do, what leaving early costs, which weights were learned.
 
-    python picture.py runs/toy-all-cross-s0    # writes report.png beside the result.json it reads
+    python -m support.picture runs/toy-all-cross-s0    # writes report.png beside result.json
 
 train.py calls `draw` at its end, where matplotlib is installed; no other script needs that package.
 Everything can be told apart without colour.
@@ -124,7 +124,7 @@ def draw(folder):
 
 def main():
     if len(sys.argv) != 2:
-        print("usage: python picture.py RUN_DIR", file=sys.stderr)
+        print("usage: python -m support.picture RUN_DIR", file=sys.stderr)
         sys.exit(2)
     try:
         print(draw(sys.argv[1]))

@@ -1,0 +1,35 @@
+"""The result of a run as tables."""
+
+import numpy as np
+
+
+def report(result):
+    """Tables of exits, of the sweep and of the levels, and the learned weights as a picture."""
+    metrics = [name for name in result["exits"][0] if name != "exit"]
+    constant = "mean" if "pearson" in metrics else "most frequent class"
+
+    def cells(row):
+        return "  ".join(f"{row[name]:{max(6, len(name))}.3f}" for name in metrics)
+
+    print("\nexit  " + "  ".join(f"{name:>6}" for name in metrics))
+    for row in result["exits"]:
+        print(f"{row['exit']:>4}  {cells(row)}")
+    print(f"none  {cells(result['majority'])}   (always the {constant})")
+    print("\nrule        threshold  " + "  ".join(f"{name:>6}" for name in metrics), end="")
+    print("  mean exit  speed-up: layers  wall clock")
+    for row in result["sweep"]:
+        mark = "  <- at most one point lost" if row == result["operating_point"] else ""
+        print(
+            f"{row['rule']:<12}{row['threshold']:>9}  {cells(row)}  {row['mean_exit']:9.2f}"
+            f"  {row['speedup_layers']:15.2f}x  {row['speedup_wall']:9.2f}x{mark}"
+        )
+    if result["levels"]:
+        print("\nlevel     acc  mean exit   (at the marked threshold)")
+        for row in result["levels"]:
+            print(f"{row['level']:>5}  {row['acc']:6.3f}  {row['mean_exit']:9.2f}")
+    print("\nweights   ce   distillation, student by teacher (1.00: the uniform sum)")
+    w_ce, w_kd = np.array(result["weights"]["ce"]), np.array(result["weights"]["kd"])
+    teachers = (w_kd > 0).sum(1)
+    for m, (ce, row) in enumerate(zip(w_ce, w_kd, strict=True)):
+        kd = " ".join(f"{w * teachers[m]:4.2f}" if w > 0 else "   ." for w in row)
+        print(f"exit {m + 1:>2}  {ce:4.2f}  {kd}")
