@@ -14,26 +14,24 @@ the paper, [ours] nobody knows, we chose. The README has the same list as a tabl
     KD_{m<-t}  distillation: exit t teaches exit m            kd[m, t]            (M, M), diagonal 0
     w          weight of each loss term, made from Omega      w_ce, w_kd          (M,) and (M, M)
     L(D)       sum_m w_m CE_m + sum_{m != t} w_{m,t} KD_{m<-t}   what Theta descends, on D1
-    F(D)       mean_m CE_m                                       what Omega is judged by
-    xi         step of the look-ahead                         step_size           scalar
-    lambda     weight of F(D1) in the judgement               lam                 scalar
+    F(D)       mean_m CE_m                                       no weights in it
+    J          F(D2) + lambda F(D1), after the step              what Omega descends
+    xi         step of the look-ahead                            step_size
+    lambda     weight of F(D1) in J                              lam
 
-The file goes from simple to full. Sections 1 to 4 build L; 5 is the heart, the gradient of F with
-respect to Omega; 6 is one complete training step; 7 is inference that leaves early.
+From simple to full: sections 1 to 4 build L; 5 is the heart, the gradient of J with respect to
+Omega, first its definition and then a formula; 6 is one training step; 7 leaves early.
 
     python leebert.py RUN_DIR "although the plot is bland , the acting is superb"
 """
 
 import math
 import warnings
-from contextlib import nullcontext
+from functools import partial
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
-from torch.autograd import forward_ad
 from torch.func import functional_call, jvp
-from torch.overrides import TorchFunctionMode
 
 from bert import dropout, init_weights
 
@@ -44,17 +42,32 @@ warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
 # 1. An exit after every layer [paper]
 
 
+def pool(hidden, mask, how):
+    """What an exit looks at: hidden (B, T, H), mask (B, T), 1 for a token -> (B, H).
+
+    cls     the state of [CLS], the first token, as in the paper
+    mean    the mean over the tokens that are not padding [ours]: for a checkpoint that was trained
+            for such means, whose [CLS] holds little
+    """
+    if how == "cls":
+        return hidden[:, 0]
+    mask = mask[:, :, None].to(hidden.dtype)  # (B, T, 1)
+    return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+
+
 class MultiExitBert(nn.Module):
-    """A BERT with M classifiers, one on the [CLS] state after each layer.
+    """A BERT with M classifiers, one after each layer.
 
     Each exit has its own weights [reported], and is one matrix, without a pooler [ours]: BERT's
     pretrained pooler belongs to the last layer and to another task, and a fresh one for every exit
-    would cost M * H^2 parameters.
+    would cost M * H^2 parameters. ValueError for a way to pool other than cls and mean.
     """
 
-    def __init__(self, bert, num_classes):
+    def __init__(self, bert, num_classes, pool="cls"):
         super().__init__()
-        self.bert = bert
+        if pool not in ("cls", "mean"):
+            raise ValueError(f"pool must be cls or mean, not {pool!r}")
+        self.bert, self.pool = bert, pool
         config = bert.config
         self.exits = nn.ModuleList(
             nn.Linear(config.hidden_size, num_classes) for _ in range(config.num_hidden_layers)
@@ -63,14 +76,15 @@ class MultiExitBert(nn.Module):
 
     def forward(self, input_ids, token_type_ids=None, attention_mask=None):
         """ids and masks (B, T) -> logits of all exits (M, B, C)."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         p = self.bert.config.hidden_dropout_prob
-        states = self.bert(input_ids, token_type_ids, attention_mask)  # M times (B, T, H)
-        return torch.stack(
-            [
-                exit(dropout(hidden[:, 0], p, self.training))  # [CLS] (B, H) -> (B, C)
-                for exit, hidden in zip(self.exits, states, strict=True)
-            ]
-        )  # (M, B, C)
+        logits = []
+        for hidden, exit in zip(
+            self.bert(input_ids, token_type_ids, mask), self.exits, strict=True
+        ):
+            state = pool(hidden, mask, self.pool)  # (B, H)
+            logits.append(exit(dropout(state, p, self.training)))  # (B, C)
+        return torch.stack(logits)  # (M, B, C)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -86,7 +100,7 @@ def cross_entropies(logits, labels):
     M, B, C = logits.shape
     if C == 1:
         return (logits[..., 0] - labels).square().mean(dim=1)  # (M,)
-    log_p = F.log_softmax(logits, dim=-1)  # (M, B, C)
+    log_p = logits.log_softmax(dim=-1)  # (M, B, C)
     return -log_p[:, torch.arange(B, device=logits.device), labels].mean(dim=1)  # (M,)
 
 
@@ -116,15 +130,15 @@ def distillation(logits, teacher_logits, temperature=1.0):
     logits of the students (M, B, C) and of the teachers (M, B, C) -> (M, M), [student, teacher].
 
     The form is ours: KL is what most of the field uses. tau^2 keeps the size of the gradient when
-    tau changes (Hinton et al. 2015). The teacher is detached [ours]: an exit shall not get worse in
-    order to be easier to imitate. KL in nats, summed over classes, averaged over examples.
+    tau changes (Hinton et al. 2015). The teacher is detached [ours]: an exit must not get worse
+    just to be easier to imitate. KL in nats, summed over classes, averaged over examples.
     Regression (C = 1): mean_B( (z_m - z_t)^2 ); tau cancels.
     """
     if logits.shape[-1] == 1:
         student, teacher = logits[:, None, :, 0], teacher_logits.detach()[None, :, :, 0]
         return (student - teacher).square().mean(dim=-1)  # (M, M)
-    student = F.log_softmax(logits / temperature, dim=-1)[:, None]  # (M, 1, B, C)
-    teacher = F.log_softmax(teacher_logits.detach() / temperature, dim=-1)[None]  # (1, M, B, C)
+    student = (logits / temperature).log_softmax(dim=-1)[:, None]  # (M, 1, B, C)
+    teacher = (teacher_logits.detach() / temperature).log_softmax(dim=-1)[None]  # (1, M, B, C)
     kl = (teacher.exp() * (teacher - student)).sum(dim=-1)  # (M, M, B)
     return temperature**2 * kl.mean(dim=-1)  # (M, M)
 
@@ -132,8 +146,8 @@ def distillation(logits, teacher_logits, temperature=1.0):
 def loss_terms(logits, labels, teachers="all", temperature=1.0, teacher_logits=None):
     """All K terms of L on one batch: ce (M,) and kd (M, M), 0 where t does not teach m.
 
-    teacher_logits: what the teachers say, by default the same logits. Whoever varies the logits
-    while the teachers stand still (a finite difference, section 5) must give them: `detach` stops a
+    teacher_logits: what the teachers say, by default the same logits. A finite difference (section
+    5) varies the logits while the teachers stand still, so it must give them: `detach` stops a
     derivative, it does not stop a difference.
     """
     teacher_logits = logits if teacher_logits is None else teacher_logits
@@ -193,76 +207,95 @@ def objective(ce, kd, w_ce, w_kd):
 
 
 # --------------------------------------------------------------------------------------------------
-# 5. The hypergradient: how does the held-out loss depend on the loss weights?
+# 5. The hypergradient: how does the judge's loss depend on the loss weights?
 #
-# The weights cannot be judged by L itself. L is linear in w and every term is non-negative, so
-# dL/dw_k = l_k >= 0, and descending L lowers every weight, whatever its term is good for. They are
-# judged by a loss that does not contain them, after the step that they caused:
+# The weights cannot be learned by descending L itself. L is linear in w and every term is
+# non-negative, so dL/dw_k = l_k >= 0, and every weight falls, whatever its term is good for. They
+# are learned on a second level, by a loss that does not contain them:
 #
-#     Theta'(Omega) = Theta - xi * grad_Theta L(D1; Theta, Omega)                 the look-ahead
-#     G(Omega)      = F(D2; Theta'(Omega)) + lambda * F(D1; Theta'(Omega))        the judgement
+#     upper level    choose Omega so that J, the judge's loss, is small where training ends,
+#     lower level    if Theta is trained to the end on L, with the weights that Omega gives.
 #
-# lambda = 0 is plain bi-level optimization as in DARTS; HDKD (AAAI 2021) learns weights of exits
-# that teach in that way. lambda > 0 is our reading of the paper's cross-level optimization, whose
-# update of the weights draws gradient information from both splits [reported]; the paper's exact
-# update and its coefficient are unknown [ours]. To mix two splits by a lambda is MiLeNAS's idea
-# (CVPR 2020; without a look-ahead, and lambda stands at the held-out part).
+# Training to the end for every change of Omega would cost a whole run each. So one step of gradient
+# descent stands for it, as in DARTS: the look-ahead Theta'. With w = w(Omega), section 4,
 #
-# Why grad_Omega G is cheap. L is linear in w, so with v = grad G(Theta') the chain rule gives
+#     L(D1; Theta, Omega) = sum_m w_m CE_m + sum_{m != t} w_{m,t} KD_{m<-t}                      (1)
+#     g(Omega)            = grad_Theta L(D1; Theta, Omega)                                       (2)
+#     Theta'(Omega)       = Theta - xi g(Omega)                                                  (3)
+#     F(D; Theta)         = mean_m CE_m                     no weights in it                     (4)
+#     J(Omega)            = F(D2; Theta'(Omega)) + lambda F(D1; Theta'(Omega))                   (5)
+#     Omega              <- Omega - eta grad_Omega J                                             (6)
 #
-#     dG/dw_k = < v, dTheta'/dw_k > = -xi < v, grad l_k(Theta) >
+# lambda = 0 is plain bi-level optimization: only held-out data judge. lambda > 0 is our reading of
+# the paper's cross-level optimization, whose update of the weights draws gradient information from
+# both splits [reported]; the paper's exact update and its coefficient are unknown [ours]. Mixing
+# two splits by a lambda is MiLeNAS's idea (CVPR 2020). The judge's examples of D1, `again`, are
+# drawn independently of the step's own [ours]: the look-ahead has just fitted those, so they would
+# praise every cross-entropy.
 #
-# In words: a loss term gains weight exactly when its gradient agrees with v, so that a small step
-# that lowers the term lowers the judgement too. All K inner products are the derivative of ONE
-# vector function, the terms l(Theta) = (l_1 .. l_K), in ONE direction, v. No loop over terms, no
-# second-order graph.
-#
-# Two questions that every reader asks. Is there a first-order shortcut, as in DARTS? No: F does not
-# contain Omega, so without the look-ahead its gradient is exactly zero. Why not look ahead through
-# AdamW, which takes the real step? A fresh Adam's step does not depend on the size of the gradient,
-# so the derivative nearly vanishes. Later it would not, and then plain SGD, as in DARTS, is a
-# simplification [ours]: Theta' is not where the network goes, by AdamW and clipped.
+# Is there a first-order shortcut, as in DARTS? No: J does not contain Omega, so without the
+# look-ahead its gradient is exactly zero. Why look ahead by plain gradient descent, when AdamW
+# takes the real step? A fresh Adam's step does not depend on the size of the gradient, so through
+# it the derivative nearly vanishes. As in DARTS, Theta' is a simplification [ours].
 
 
-def logits_at(model, theta, batch):
-    """The model's logits with parameters theta in place of its own, which stay as they are."""
-    inputs = (batch.input_ids, batch.token_type_ids, batch.attention_mask)
-    return functional_call(model, theta, inputs)  # (M, B, C)
+def frozen_dropout(model, batch):
+    """-> a function theta -> logits (M, B, C) of the batch; each call has the same dropout masks.
 
-
-def lower_logits(model, theta, d1, seed):
-    """Logits on D1 with the dropout masks that belong to seed.
-
-    The terms l(Theta) are needed more than once, and must be the same function each time. (The
-    CPU's generator is put back: it draws the next seed. A GPU's draws nothing but dropout.)
+    theta (dict name -> tensor) stands in for the model's own parameters, which stay as they are.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return logits_at(model, theta, d1)
-
-
-def lower_level(model, loss_weights, d1, temperature):
-    """One pass over D1 -> (ce, kd), L, logits (M, B, C), and the seed that repeats the pass."""
     seed = int(torch.randint(2**62, ()))
-    logits = lower_logits(model, dict(model.named_parameters()), d1, seed)
-    ce, kd = loss_terms(logits, d1.labels, loss_weights.teachers, temperature)
-    return (ce, kd), objective(ce, kd, *loss_weights()), logits, seed
+
+    def logits_at(theta):
+        # The CPU's generator is put back: it draws the next seed. A GPU's draws only dropout.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return functional_call(model, theta, batch[:3])  # (M, B, C)
+
+    return logits_at
 
 
-def upper_loss(model, theta, d1, d2, lam):
-    """G = F(D2; theta) + lam * F(D1; theta) with F(D) = mean_m CE_m(D).   -> scalar
+def judge_loss(model, theta, d2, again, lam):
+    """J = F(D2; theta) + lam F(D1; theta), equations (4) and (5).   -> scalar
 
-    Without dropout [ours]: dropout is a means of training; the judgement is about the network that
-    will be used, and a judge should not throw dice.
+    Without dropout [ours]: the judge is asked about the network that will be used.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    was_training = model.training
     model.eval()
-    loss = cross_entropies(logits_at(model, theta, d2), d2.labels).mean()
-    if lam:
-        loss = loss + lam * cross_entropies(logits_at(model, theta, d1), d1.labels).mean()
-    for module, training in modes:
-        module.training = training
-    return loss
+
+    def F(batch):
+        logits = functional_call(model, theta, batch[:3])  # (M, B, C)
+        return cross_entropies(logits, batch.labels).mean()  # (4)
+
+    J = F(d2) + lam * F(again) if lam else F(d2)  # (5)
+    model.train(was_training)
+    return J
+
+
+def unrolled(model, loss_weights, d1, d2, again, step_size, lam, temperature, average):
+    """The definition: Theta' is a function of Omega, and autograd differentiates through the step.
+
+    -> (ce, kd) on d1, grad_Theta L, grad_Omega J. Exact. The graph of g stays in memory.
+    """
+    theta, omega = dict(model.named_parameters()), list(loss_weights.parameters())
+    logits = frozen_dropout(model, d1)(theta)  # (M, B, C)
+    ce, kd = loss_terms(logits, d1.labels, loss_weights.teachers, temperature)
+    L = objective(ce, kd, *loss_weights())  # (1)
+    g = average(torch.autograd.grad(L, list(theta.values()), create_graph=True))  # (2)
+    ahead = {name: p - step_size * x for (name, p), x in zip(theta.items(), g, strict=True)}  # (3)
+    J = judge_loss(model, ahead, d2, again, lam)  # (4), (5)
+    hyper = torch.autograd.grad(J, omega, materialize_grads=True)  # (6)
+    return (ce, kd), g, average(hyper)
+
+
+# The same without a graph of g. L is linear in w, so with v = grad J(Theta') the chain rule gives
+#
+#     dJ/dw_k = < v, dTheta'/dw_k > = -xi < v, grad l_k(Theta) >                                 (7)
+#
+# In words: a loss term gains weight exactly when its gradient has a positive inner product with the
+# judge's gradient v, so that a small step that lowers the one lowers the other. And cheap: all K
+# inner products are the derivative of ONE vector function, the terms l(Theta) = (l_1 .. l_K), in
+# ONE direction, v. No loop over terms, no second-order graph.
 
 
 def derivative_forward(terms, theta, v):
@@ -274,127 +307,84 @@ def derivative_forward(terms, theta, v):
 def derivative_difference(terms, theta, v):
     """( terms(theta + eps v) - terms(theta - eps v) ) / (2 eps): two ordinary passes.
 
-    An approximation. Its error is eps^2 / 6 times a third derivative plus rounding divided by eps;
-    with DARTS's eps = 0.01 / ||v|| about 1e-3 of the result in float32. The parameters themselves
+    An approximation: its error is eps^2 / 6 times a third derivative, plus rounding divided by eps.
+    eps ||v|| is the cube root of the dtype's epsilon, which balances the two. The parameters
     are never touched: adding and subtracting eps v in place would not restore them to the bit.
     """
-    norm = torch.stack([(x * x).sum() for x in v.values()]).sum().sqrt().item()
-    eps = 0.01 / (norm or 1.0)  # v = 0: the judgement is flat here, and so is the difference
+    norm = torch.stack([x.square().sum() for x in v.values()]).sum().sqrt().item()
+    root = torch.finfo(next(iter(v.values())).dtype).eps ** (1 / 3)
+    eps = root / (norm or 1.0)  # v = 0: J is flat here, and so is the difference
     plus = terms({name: theta[name] + eps * v[name] for name in theta})
     minus = terms({name: theta[name] - eps * v[name] for name in theta})
     return [(a - b) / (2 * eps) for a, b in zip(plus, minus, strict=True)]
 
 
-# Where does the time go? Into matrix products. Count one pass forward as 1 and one backward as 2,
-# since every product Y = X W has two in its derivative: a plain step costs 3, a bi-level step 3 for
-# grad L, 3 for v, and then 3 for derivative_forward: for each product Y, dX W and X dW. But Y, at
-# the same theta with the same dropout, was in the first pass already. Who remembers it pays 2.
-# Tensor operations can be overheard by a TorchFunctionMode, so the model need not know; all that is
-# not a product is cheap, and is computed again.
-
-PRODUCTS = (F.linear, torch.Tensor.matmul)  # `x @ y` comes by as Tensor.matmul
-SCALINGS = (torch.Tensor.mul, torch.Tensor.div)  # `x * y`, `x / y`
-
-
-class Remember(TorchFunctionMode):
-    """Inside `with Remember(products):` the result of each product is appended to the list."""
-
-    def __init__(self, products):
-        super().__init__()
-        self.products = products
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if function in PRODUCTS:
-            self.products.append(result.detach())
-        return result
-
-
-class Recall(Remember):
-    """Inside, a product of dual numbers takes its value from the list; its derivative is new.
-
-    Scaling by what has no derivative is done here too, only because torch takes 0.1 ms over it.
-    """
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function not in PRODUCTS + SCALINGS:
-            return function(*args, **(kwargs or {}))
-        (x, dx), (w, dw), *bias = (
-            forward_ad.unpack_dual(arg) if torch.is_tensor(arg) else (arg, None) for arg in args
-        )
-        if function in PRODUCTS:
-            derivative = function(x, dw, *(db for _, db in bias))  # X dW (+ db)
-            if dx is not None:
-                derivative = derivative + function(dx, w)  # dX W
-            return forward_ad.make_dual(self.products.pop(0), derivative)
-        if dx is None or dw is not None:
-            return function(*args)
-        return forward_ad.make_dual(function(x, w), function(dx, w))
-
-
-METHODS = ("reuse", "forward", "unrolled", "difference")
-
-
-def cross_level(
-    model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse", temperature=1.0,
-    d1_judge=None, average=list,
-):  # fmt: skip
-    """All that one step needs from one problem -> (ce, kd), grad_Theta L(D1), grad_Omega G.
-
-    The gradients are lists, in the order of model.parameters() and of loss_weights.parameters().
-    The gradient of L is computed for the look-ahead and serves for the real step as well. Nothing
-    of the model is changed, neither parameters nor .grad. d1_judge: the examples of D1 that F(D1)
-    is made of, by default all of d1, the step's own [ours]. They favour the cross-entropies: a step
-    that fits an example lowers its loss. average: where several processes share a batch, each with
-    the same number of examples, this makes the mean over them of a list of tensors; not for
-    `unrolled`.
-    """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    d1_judge = d1 if d1_judge is None else d1_judge
+def by_formula(
+    derivative, model, loss_weights, d1, d2, again, step_size, lam, temperature, average
+):
+    """Equation (7), with either derivative; takes and returns what `unrolled` does."""
     theta, omega = dict(model.named_parameters()), list(loss_weights.parameters())
-    unrolled, products = method == "unrolled", []
-    with Remember(products) if method == "reuse" else nullcontext():
-        (ce, kd), loss, logits, seed = lower_level(model, loss_weights, d1, temperature)
-    gradient = average(torch.autograd.grad(loss, list(theta.values()), create_graph=unrolled))
-    pairs = zip(theta.items(), gradient, strict=True)
-    ahead = {name: p - step_size * g for (name, p), g in pairs}  # Theta'
+    logits_at = frozen_dropout(model, d1)
+    logits = logits_at(theta)  # (M, B, C)
+    ce, kd = loss_terms(logits, d1.labels, loss_weights.teachers, temperature)
+    L = objective(ce, kd, *loss_weights())  # (1)
+    g = average(torch.autograd.grad(L, list(theta.values())))  # (2)
+    theta = {name: p.detach() for name, p in theta.items()}
+    pairs = zip(theta.items(), g, strict=True)
+    ahead = {name: (p - step_size * x).requires_grad_() for (name, p), x in pairs}  # (3)
+    J = judge_loss(model, ahead, d2, again, lam)  # (4), (5)
+    v = average(torch.autograd.grad(J, list(ahead.values())))
+    v = dict(zip(ahead, v, strict=True))
+    teacher = logits.detach()
 
-    if unrolled:
-        # The definition: Theta' is a function of Omega, and autograd differentiates through it.
-        judgement = upper_loss(model, ahead, d1_judge, d2, lam)
-        hyper = torch.autograd.grad(judgement, omega, materialize_grads=True)
-    else:
-        # The formula: v, then < v, grad l_k > for all k, then the chain rule through w(Omega).
-        ahead = {name: p.detach().requires_grad_() for name, p in ahead.items()}
-        judgement = upper_loss(model, ahead, d1_judge, d2, lam)
-        v = average(torch.autograd.grad(judgement, list(ahead.values())))
-        v = dict(zip(ahead, v, strict=True))
-        theta = {name: p.detach() for name, p in theta.items()}
-        teacher = logits.detach()
+    def terms(theta):
+        """l(Theta) -> ce (M,), kd (M, M). The teachers stand still: see loss_terms."""
+        return loss_terms(logits_at(theta), d1.labels, loss_weights.teachers, temperature, teacher)
 
-        def terms(theta):
-            logits = lower_logits(model, theta, d1, seed)
-            return loss_terms(logits, d1.labels, loss_weights.teachers, temperature, teacher)
-
-        derivative = derivative_difference if method == "difference" else derivative_forward
-        with Recall(products) if method == "reuse" else nullcontext():
-            inner = derivative(terms, theta, v)  # (M,) and (M, M)
-        w = loss_weights()
-        dw = [(-step_size * x).to(w[0].dtype) for x in average(inner)]  # dG/dw_k
-        hyper = torch.autograd.grad(w, omega, grad_outputs=dw)
-    return (ce.detach(), kd.detach()), [g.detach() for g in gradient], list(hyper)
+    inner = average(derivative(terms, theta, v))  # < v, grad l_k >: (M,) and (M, M)
+    w = loss_weights()
+    dw = [-step_size * x.to(w[0].dtype) for x in inner]  # (7)
+    return (ce, kd), g, torch.autograd.grad(w, omega, grad_outputs=dw)  # (6), through w(Omega)
 
 
-def hypergradient(model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse", temperature=1.0):
-    """grad_Omega [ F(D2; Theta') + lam * F(D1; Theta') ] -> tensors as loss_weights.parameters().
+FORMS = {
+    "unrolled": unrolled,
+    "forward": partial(by_formula, derivative_forward),
+    "difference": partial(by_formula, derivative_difference),
+}
 
-    d1, d2: batches with input_ids, token_type_ids, attention_mask (B, T) and labels (B,). step_size
-    is xi. method: `reuse`, exact and fast; `forward`, the same without the trick; `unrolled`, the
-    definition, as fast but with the graph of a gradient in memory; `difference`, approximate.
+
+def bilevel_gradients(
+    model, loss_weights, d1, d2, again, step_size, lam, method, temperature=1.0, average=list
+):
+    """-> (ce, kd) on d1, grad_Theta L, grad_Omega J: all that one step needs, from one problem.
+
+    g, made for the look-ahead, serves the real step as well. Nothing of the model is changed,
+    neither parameters nor .grad. average: where several processes share a batch, the mean over them
+    of a list of tensors.
+    """
+    if method not in FORMS:
+        raise ValueError(f"method must be one of {', '.join(FORMS)}, not {method!r}")
+    (ce, kd), g, hyper = FORMS[method](
+        model, loss_weights, d1, d2, again, step_size, lam, temperature, average
+    )
+    return (ce.detach(), kd.detach()), [x.detach() for x in g], list(hyper)
+
+
+def hypergradient(
+    model, loss_weights, d1, d2, step_size, lam=1.0, method="unrolled", temperature=1.0, again=None
+):
+    """grad_Omega [ F(D2; Theta') + lam F(D1; Theta') ] -> tensors as loss_weights.parameters().
+
+    d1, d2, again: batches with input_ids, token_type_ids, attention_mask (B, T) and labels (B,).
+    again: the judge's examples of D1, by default d1. step_size is xi. method: `unrolled`, the
+    definition; `forward`, exact too, with half the extra memory; `difference`, approximate.
     ValueError for another method.
     """
-    return cross_level(model, loss_weights, d1, d2, step_size, lam, method, temperature)[2]
+    again = d1 if again is None else again
+    return bilevel_gradients(
+        model, loss_weights, d1, d2, again, step_size, lam, method, temperature
+    )[2]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -404,27 +394,9 @@ def hypergradient(model, loss_weights, d1, d2, step_size, lam=1.0, method="reuse
 # that leaves it alone:
 #
 #     single    Omega <- Omega - eta grad_Omega L(D1; Theta, Omega)             every weight falls
-#     bilevel   Omega <- Omega - eta grad_Omega F(D2; Theta'(Omega))                         DARTS
-#     cross     Omega <- Omega - eta grad_Omega [ F(D2; Theta') + lambda F(D1; Theta') ]      [ours]
+#     bilevel   Omega <- Omega - eta grad_Omega J, lambda = 0                                DARTS
+#     cross     Omega <- Omega - eta grad_Omega J, lambda > 0                               [ours]
 #     fixed     Omega stays
-
-
-def gradients(model, loss_weights, d1, d2, optimize, **options):
-    """-> (ce, kd), grad_Theta L(D1), and what Omega descends: a list, or None if it stays.
-
-    d2 is read by bilevel and cross only. options: those of cross_level.
-    """
-    if optimize in ("bilevel", "cross"):
-        if optimize == "bilevel":
-            options["lam"] = 0.0
-        return cross_level(model, loss_weights, d1, d2, **options)
-    if optimize not in ("single", "fixed"):
-        raise ValueError(f"optimize must be single, bilevel, cross or fixed, not {optimize!r}")
-    (ce, kd), loss, _, _ = lower_level(model, loss_weights, d1, options.get("temperature", 1.0))
-    theta, omega = list(model.parameters()), list(loss_weights.parameters())
-    both = options.get("average", list)(torch.autograd.grad(loss, theta + omega))
-    hyper = both[len(theta) :] if optimize == "single" else None
-    return (ce.detach(), kd.detach()), both[: len(theta)], hyper
 
 
 def not_finite(ce, kd, norm):
@@ -439,26 +411,42 @@ def not_finite(ce, kd, norm):
 
 
 def training_step(
-    model, loss_weights, theta_optimizer, omega_optimizer, d1, d2, optimize, max_norm, **options
-):
+    model, loss_weights, theta_optimizer, omega_optimizer, d1, d2=None, again=None, *,
+    optimize, step_size, lam=1.0, method="unrolled", temperature=1.0, max_norm=1.0, average=list,
+):  # fmt: skip
     """Update Theta and Omega once, both from the same point [ours] -> ce (M,), kd (M, M) on D1.
 
-    FloatingPointError, before any parameter is changed, if a gradient is not finite.
+    d2 is read by bilevel and cross, again (the judge's own examples of D1) by cross alone. max_norm
+    clips the gradient of L. FloatingPointError, before any parameter is changed, if a gradient is
+    not finite.
     """
-    (ce, kd), gradient, hyper = gradients(model, loss_weights, d1, d2, optimize, **options)
-    for p, g in zip(model.parameters(), gradient, strict=True):
-        p.grad = g
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    if not torch.isfinite(norm + sum(g.abs().sum() for g in hyper or [])):
-        ce, kd = options.get("average", list)([ce, kd])
+    if optimize not in ("single", "bilevel", "cross", "fixed"):
+        raise ValueError(f"optimize must be single, bilevel, cross or fixed, not {optimize!r}")
+    theta, omega = list(model.parameters()), list(loss_weights.parameters())
+    if optimize in ("bilevel", "cross"):
+        lam = lam if optimize == "cross" else 0.0
+        (ce, kd), g, hyper = bilevel_gradients(
+            model, loss_weights, d1, d2, again, step_size, lam, method, temperature, average
+        )
+    else:
+        ce, kd = loss_terms(model(*d1[:3]), d1.labels, loss_weights.teachers, temperature)
+        L = objective(ce, kd, *loss_weights())
+        gradients = average(torch.autograd.grad(L, theta + omega))
+        g = gradients[: len(theta)]
+        hyper = gradients[len(theta) :] if optimize == "single" else []
+    for p, x in zip(theta, g, strict=True):
+        p.grad = x
+    norm = nn.utils.clip_grad_norm_(theta, max_norm)
+    if not torch.isfinite(norm + sum(x.abs().sum() for x in hyper)):
+        ce, kd = average([ce.detach(), kd.detach()])
         raise FloatingPointError(not_finite(ce, kd, norm.item()))
     theta_optimizer.step()
     theta_optimizer.zero_grad()  # frees the gradient: the next step makes its own
-    if hyper is not None:
-        for p, g in zip(loss_weights.parameters(), hyper, strict=True):
-            p.grad = g
-        omega_optimizer.step()
-    return ce, kd
+    if hyper:
+        for p, x in zip(omega, hyper, strict=True):
+            p.grad = x
+        omega_optimizer.step()  # (6)
+    return ce.detach(), kd.detach()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -478,7 +466,7 @@ def entropy_rule(history, threshold):
 
     Through log_softmax: p * log(p) of a confident exit is 0 * -inf, which is NaN.
     """
-    log_p = F.log_softmax(history[-1], dim=-1)  # (B, C)
+    log_p = history[-1].log_softmax(dim=-1)  # (B, C)
     return -(log_p.exp() * log_p).sum(dim=-1) / math.log(history.shape[-1]) < threshold
 
 
@@ -509,24 +497,25 @@ RULES = {"entropy": entropy_rule, "confidence": confidence_rule, "patience": pat
 def early_exit(model, batch, rule, threshold):
     """Predict each example at the first exit where the rule lets it leave, or at the last exit.
 
-    -> predictions (B,), exit_layer (B,), 1-based. Whoever has left is taken out of the batch before
-    the next layer, so a batch of any size gets cheaper, and its answers are those of one example at
-    a time, up to rounding. Call model.eval() first. ValueError for an unknown rule, and for one
-    that needs the probabilities of classes where C = 1.
+    -> predictions (B,), exit_layer (B,), 1-based. Examples that have left are removed from the
+    batch before the next layer, so a batch of any size gets cheaper, and its answers are those of
+    one example at a time, up to rounding. Call model.eval() first. ValueError for an unknown
+    rule, and for one that needs the probabilities of classes where C = 1.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
     bert, M, C = model.bert, len(model.exits), model.exits[0].out_features
     if C == 1 and rule != "patience":
         raise ValueError(f"rule {rule} needs the probabilities of classes; a regression has none")
+    mask = batch.attention_mask
     hidden = bert.embed(batch.input_ids, batch.token_type_ids)  # (B, T, H)
-    bias = bert.attention_bias(batch.attention_mask)  # (B, 1, 1, T)
-    inside = torch.arange(len(hidden), device=hidden.device)  # who is still in the batch
+    bias = bert.attention_bias(mask)  # (B, 1, 1, T)
+    inside = torch.arange(len(hidden), device=hidden.device)  # examples still in the batch
     predictions, exit_layer = answers(hidden.new_zeros(len(hidden), C)), torch.full_like(inside, M)
     history = hidden.new_zeros(0, len(hidden), C)  # (m, B, C)
     for m, (layer, exit) in enumerate(zip(bert.layers, model.exits, strict=True), start=1):
         hidden = layer(hidden, bias)
-        history = torch.cat([history, exit(hidden[:, 0])[None]])
+        history = torch.cat([history, exit(pool(hidden, mask, model.pool))[None]])
         leave = RULES[rule](history, threshold) if m < M else torch.ones_like(inside).bool()
         if not leave.any():
             continue
@@ -535,7 +524,8 @@ def early_exit(model, batch, rule, threshold):
         if leave.all():
             break
         stay = ~leave
-        hidden, bias, inside, history = hidden[stay], bias[stay], inside[stay], history[:, stay]
+        hidden, mask, bias = hidden[stay], mask[stay], bias[stay]
+        inside, history = inside[stay], history[:, stay]
     return predictions, exit_layer
 
 
