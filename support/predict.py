@@ -31,6 +31,12 @@ def operating_point(folder, M):
         raise ValueError(f"{folder / 'result.json'}: not of train.py ({error!r})") from None
 
 
+def check_tests(task, data_dir):
+    """ValueError, before hours of training, if there is nothing to answer."""
+    if not task.test or (task.dev_mismatched and not task.test_mismatched):
+        raise ValueError(f"--predict: no test file of {task.name} in {data_dir}")
+
+
 def number(rule, text):
     """The threshold from the command line. ValueError unless it is a number, whole for patience."""
     try:

@@ -15,8 +15,26 @@ import torch.distributed as dist
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def find_device(name):
+    """auto -> cuda, mps or cpu, the first available one. ValueError if a named one is not."""
+    available = {"cuda": torch.cuda.is_available(), "cpu": True}
+    available["mps"] = torch.backends.mps.is_available() and WORLD == 1
+    if name == "auto":
+        name = next(d for d in ("cuda", "mps", "cpu") if available[d])
+    if not available[name]:
+        raise ValueError(f"--device {name} is not available")
+    index = int(os.environ.get("LOCAL_RANK", 0)) if name == "cuda" else None
+    if index is not None and index >= torch.cuda.device_count():
+        raise ValueError(
+            f"{torch.cuda.device_count()} GPU(s) for more processes; one each is needed"
+        )
+    return torch.device(name, index)
+
+
 def join(device):
     """Find the other processes. They wait for each other while rank 0 downloads or reports."""
+    if WORLD == 1:
+        return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -25,27 +43,52 @@ def join(device):
         sys.stdout = open(os.devnull, "w")
 
 
-def meet(here):
-    """One barrier, entered at two places: the others wait at theirs until rank 0 is at its own."""
+def leave():
+    """Wait for the others: a process that exits first breaks their connections."""
+    if WORLD > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def barrier(here=True):
+    """Wait until all processes are at a barrier; two calls, each with its `here`, make one."""
     if WORLD > 1 and here:
         dist.barrier()
 
 
 def share(batch):
-    """This process's rows. All get equally many: where B does not divide, some are taken twice."""
+    """This process's rows. All get equally many; if B does not divide, some are used twice."""
+    if WORLD == 1 or batch is None:
+        return batch
     B = len(batch.labels)
     rows = torch.arange(RANK, -(-B // WORLD) * WORLD, WORLD, device=batch.labels.device) % B
-    return type(batch)(*(x[rows] for x in batch)) if WORLD > 1 else batch
+    return type(batch)(*(x[rows] for x in batch))
+
+
+class Mean(torch.autograd.Function):
+    """The mean of a vector over the processes. It is its own derivative: the mean of gradients."""
+
+    @staticmethod
+    def forward(ctx, vector):
+        vector = vector.clone()
+        dist.all_reduce(vector)
+        return vector / WORLD
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return Mean.forward(ctx, gradient)
 
 
 def average(tensors):
-    """A list of tensors -> the mean of each over the processes, the same bits in all of them."""
+    """A list of tensors -> the mean of each over the processes, the same bits in all of them.
+
+    Differentiable, as the definition of the hypergradient needs. One vector, so one exchange.
+    """
     if WORLD == 1:
         return list(tensors)
-    tensors = [x.clone(memory_format=torch.contiguous_format) for x in tensors]
-    for x in tensors:
-        dist.all_reduce(x)
-    return [x.div_(WORLD) for x in tensors]
+    vector = Mean.apply(torch.cat([x.flatten() for x in tensors]))
+    parts = vector.split([x.numel() for x in tensors])
+    return [part.view_as(x) for part, x in zip(parts, tensors, strict=True)]
 
 
 def gather(array):

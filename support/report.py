@@ -1,6 +1,27 @@
-"""The result of a run as tables."""
+"""What a run prints: a line while it trains, tables of its result at the end."""
 
 import numpy as np
+import torch
+
+
+@torch.no_grad()
+def log_row(step, total, ce, kd, loss_weights, tokens_per_second, seconds):
+    w_ce, w_kd = (w.tolist() for w in loss_weights())
+    row = dict(step=step, total=total, ce=ce.tolist(), kd=kd.mean().item(), w_ce=w_ce, w_kd=w_kd)
+    return row | dict(tokens_per_second=round(tokens_per_second), seconds=round(seconds, 2))
+
+
+def progress(row):
+    """One line: loss of the first, middle and last exit, mean weights, speed, time left."""
+    M, left = len(row["ce"]), row["seconds"] * (row["total"] / row["step"] - 1)
+    losses = "  ".join(f"exit {m} {row['ce'][m - 1]:.3f}" for m in sorted({1, (M + 1) // 2, M}))
+    students = max(1, sum(any(weights) for weights in row["w_kd"]))
+    w_kd = np.sum(row["w_kd"]) / students  # per student, 1 at the uniform sum
+    return (
+        f"step {row['step']:>5}/{row['total']}  {losses}  weights: ce {np.mean(row['w_ce']):.2f} "
+        f"kd {w_kd:.2f}  {row['tokens_per_second']:,} tokens/s  "
+        f"{int(left) // 60}:{int(left) % 60:02d} left"
+    )
 
 
 def report(result):

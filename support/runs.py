@@ -1,13 +1,12 @@
-"""The folder of a run: an interruption at any moment leaves one that --resume can go on with."""
+"""The folder of a run. An interruption at any moment leaves one that --resume can continue."""
 
 import ctypes
 import hashlib
 import io
 import json
 import os
-import signal
-import sys
-from contextlib import contextmanager
+import pickle
+import zipfile
 from pathlib import Path
 
 import torch
@@ -15,65 +14,41 @@ from safetensors.torch import save as safetensors
 
 from support.processes import RANK
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CHECKPOINT = "checkpoint.pt"
 
 
-def interrupt(number, frame):
-    """What main() makes of Ctrl-C and of SIGTERM."""
-    raise KeyboardInterrupt(number)
-
-
-@contextmanager
-def undisturbed():
-    """An interruption takes effect at the end of the block, if main() is there to answer it.
-
-    Python would raise it between any two lines, of torch's too, which is not written for that: what
-    then comes out of a TorchFunctionMode (leebert.Remember) is an error of torch's.
-    """
-    came, caught = [], [n for n in SIGNALS if signal.getsignal(n) is interrupt]
-    for number in caught:
-        signal.signal(number, lambda number, frame: came.append(number))
-    try:
-        yield
-    finally:
-        for number in caught:
-            signal.signal(number, interrupt)
-        if came:
-            raise KeyboardInterrupt(came[0])
-
-
-def lock(file):
-    """ValueError if another process holds it. Whoever ends, however he ends, lets go."""
-    if sys.platform == "win32":
-        return  # no flock there
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{file.name}: another process is writing into this folder") from None
-    except OSError:
-        pass  # a file system without locks
+def run_folder(out, name):
+    """Path of a new run: OUT, or runs/NAME, numbered if taken. ValueError if OUT holds a run."""
+    if out and (Path(out) / "result.json").exists():
+        raise ValueError(f"--out {out} holds a finished run")
+    if out and (Path(out) / "config.json").exists():
+        raise ValueError(f"--out {out} holds an unfinished run; continue it with --resume {out}")
+    if out:
+        return Path(out)
+    folder, number = Path("runs") / name, 2
+    while folder.exists():
+        folder, number = Path("runs") / f"{name}-{number}", number + 1
+    return folder
 
 
 def open_log(folder):
-    """log.jsonl, held by this process until it ends; only rank 0 writes one."""
+    """FOLDER/log.jsonl, to append to; only rank 0 writes one."""
     if RANK != 0:
         return open(os.devnull, "w")
     folder.mkdir(parents=True, exist_ok=True)
-    log = open(folder / "log.jsonl", "a", encoding="utf-8", newline="\n")
-    lock(log)
-    return log
+    return open(folder / "log.jsonl", "a", encoding="utf-8", newline="\n")
 
 
 def write(path, data):
-    """Write beside, then rename: whoever is interrupted keeps the file that was there."""
-    partial = path.with_name("partial")  # one name for all: what a kill leaves, the next one takes
+    """Write beside, then rename: an interruption leaves the old file or the new one."""
+    partial = path.with_name(
+        "partial"
+    )  # one name for all: the next write replaces what a kill left
     try:
         with open(partial, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())  # else a power cut could keep the new name and lose the bytes
+            os.fsync(file.fileno())  # otherwise a power cut could keep the name and lose the bytes
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -87,66 +62,67 @@ def save(model, path):
     write(path, safetensors({n: p.detach().contiguous() for n, p in model.state_dict().items()}))
 
 
-def checkpoints(folder):
-    """From old to new. A name is checkpoint-STEP-HASH.pt, with the hash of what is in the file."""
-    return sorted(folder.glob(f"checkpoint-{'[0-9]' * 8}-{'[0-9a-f]' * 16}.pt"))
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def digest(data):
-    return hashlib.sha256(data).hexdigest()[:16]
+def start_folder(folder, log, settings, facts, tokenizer):
+    """A new run's tokenizer.json and config.json. The latter comes last: it makes a run of it."""
+    if RANK == 0:
+        log.truncate(0)
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run whose config.json was deleted
+        write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+        write_json({**settings, **facts}, folder / "config.json")
 
 
-def write_checkpoint(folder, state):
-    """state: numbers and state_dicts. The checkpoint before this one stays; older ones go."""
+def check_facts(folder, facts):
+    """ValueError if what a run was started with, say its training data, has changed since."""
+    path = folder / "config.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in facts.items():
+        if stored.get(name) != value:
+            raise ValueError(f"{path}: {name} has changed since this run started")
+
+
+def save_checkpoint(folder, parts, log, counts):
+    """parts: name -> whatever has a state_dict. counts: numbers that `resume` returns."""
+    os.fsync(log.fileno())  # the checkpoint counts on these lines being on the disk
+    states = {name: part.state_dict() for name, part in parts.items()}
     buffer = io.BytesIO()
-    torch.save(state, buffer)
-    name = f"checkpoint-{state['step']:08d}-{digest(buffer.getbuffer())}.pt"
-    write(folder / name, buffer.getbuffer())
-    for path in checkpoints(folder)[:-2]:
-        path.unlink()
+    torch.save({"counts": counts, "log_end": log.tell(), **states}, buffer)
+    write(folder / CHECKPOINT, buffer.getbuffer())
 
 
-def read_checkpoint(folder):
-    """The last checkpoint whose content fits its hash, or None."""
-    for path in reversed(checkpoints(folder)):
-        data = path.read_bytes()
-        if digest(data) == path.stem[-16:]:
-            # weights_only: nothing in the file is executed.
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        print(f"{path} is damaged; the one before it is used, if there is one")
-    return None
+def resume(folder, parts, log):
+    """Restore all parts from the checkpoint -> its counts; None if there is no checkpoint yet.
 
-
-def go_on(folder, parts, log):
-    """Put everything back as the last checkpoint has it -> step, tokens and seconds until then."""
-    saved = read_checkpoint(folder) or dict(step=0, tokens=0, seconds=0.0, log_end=0)
-    for name in parts.keys() & saved.keys():
-        parts[name].load_state_dict(saved[name])
-    print(f"going on after step {saved['step']}")
+    The log is cut back to the checkpoint. ValueError for a damaged file. Nothing in it is executed:
+    torch.load(weights_only=True) reads tensors and plain data only.
+    """
+    path, saved = folder / CHECKPOINT, {"counts": None, "log_end": 0}
+    if path.exists():
+        try:
+            if damaged := zipfile.ZipFile(path).testzip():  # each record has a checksum
+                raise ValueError(damaged)
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+        except (
+            ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError
+        ) as error:  # fmt: skip
+            reason = " ".join(str(error).split())[:80]
+            raise ValueError(f"{path}: damaged ({reason}); delete it to start again") from None
     if RANK == 0:
         log.truncate(min(saved["log_end"], log.seek(0, os.SEEK_END)))
-    return saved["step"], saved["tokens"], saved["seconds"]
-
-
-def run_folder(config):
-    """Its path, new unless --out says where. ValueError if a run is there: none is overwritten."""
-    method = config.optimize if config.weights == "learned" else config.weights
-    folder = Path(config.out or f"runs/{config.task}-{config.teachers}-{method}-s{config.seed}")
-    if config.out and (folder / "result.json").exists():
-        raise ValueError(f"--out {folder} holds a finished run")
-    if config.out and (folder / "config.json").exists():
-        raise ValueError(f"--out {folder} holds an unfinished run; --resume {folder} goes on")
-    taken, number = folder, 2
-    while not config.out and folder.exists():
-        folder, number = Path(f"{taken}-{number}"), number + 1
-    return folder
+        log.seek(0, os.SEEK_END)
+    return saved["counts"]
 
 
 def keep_freed_memory():
     """Tell glibc to keep large blocks that are freed, for the next tensor of that size.
 
     By default it returns them to the system and gets them back zeroed, page by page, which takes
-    time (README, Speed). Where there is no glibc nothing happens. Before the first tensor.
+    time (docs/speed.md). Without glibc nothing happens. Call it before the first tensor is made.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -1,0 +1,67 @@
+"""A flat dataclass as a command line: each field is an option, with its help, choices and range."""
+
+import argparse
+import json
+import math
+from dataclasses import field, fields
+from pathlib import Path
+
+RANGES = {
+    "positive and finite": lambda x: 0 < x < math.inf,  # nan is not
+    "0 or more, and finite": lambda x: 0 <= x < math.inf,
+    "at least 0 and below 1": lambda x: 0 <= x < 1,
+}
+POSITIVE, NOT_NEGATIVE, FRACTION = RANGES
+
+
+def option(default, help, choices=None, range=None):
+    return field(default=default, metadata={"help": help, "choices": choices, "range": range})
+
+
+def given_options(Config, argv, description):
+    """-> dict of the options named on the command line. ValueError for a bad one."""
+    parser = argparse.ArgumentParser(description=description)
+
+    def error(message):
+        raise ValueError(message)
+
+    parser.error = error
+    for f in fields(Config):
+        kind = {"action": "store_true"} if f.type is bool else {"type": f.type}
+        if f.metadata["choices"]:
+            kind["choices"] = f.metadata["choices"]
+        shown = "" if f.default in ("", 0, False) else f" (default {f.default})"
+        help = f.metadata["help"] + shown
+        parser.add_argument(flag(f.name), default=argparse.SUPPRESS, help=help, **kind)
+    return vars(parser.parse_args(argv))
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def check_ranges(config):
+    """ValueError for a number outside the range of its option."""
+    for f in fields(config):
+        value, range = getattr(config, f.name), f.metadata["range"]
+        if range and not RANGES[range](value):
+            raise ValueError(f"{flag(f.name)} must be {range}, not {value}")
+
+
+def stored_config(Config, folder, given):
+    """The settings in FOLDER/config.json; ValueError, naming it, if a given option differs."""
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise ValueError(f"--resume {folder}: no run to resume, {path} does not exist")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        config = Config(**{f.name: stored[f.name] for f in fields(Config)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not the settings of a run of this version ({error!r})") from None
+    for name, value in given.items():
+        if value != stored[name]:
+            was = stored[name]
+            raise ValueError(
+                f"{flag(name)} {value}: this run started with {was!r}; cannot change it"
+            )
+    return config
