@@ -4,7 +4,7 @@
     python experiments/benchmark.py step growth                 # these; the file keeps the others
     python experiments/benchmark.py --glue GLUE --run RUN_DIR   # real data, and a trained sst2 run
 
-    step      a complete training step of each method against a plain one; higher and torchopt too
+    step      a complete training step in each form against a plain one; higher and torchopt too
     memory    the same steps, each in a process of its own
     sizes     peak memory of BERT-base by batch and length
     every     what --omega-every saves
@@ -42,7 +42,10 @@ sys.path.insert(0, str(ROOT))
 import leebert  # noqa: E402
 import train  # noqa: E402
 from bert import Bert, BertConfig, load_bert  # noqa: E402
-from data import Batch, buckets, collate, encode, find_model, load_task, load_tokenizer  # noqa: E402
+from data import Batch, buckets, collate, dev_batches, encode, load_task, load_tokenizer  # noqa: E402
+from support.downloads import find_model  # noqa: E402
+from support.runs import keep_freed_memory, write_json  # noqa: E402
+from support.sentence import load_run  # noqa: E402
 
 MINILM = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 TOY = dict(vocab_size=80, **train.TOY_BERT)
@@ -108,7 +111,7 @@ def problem(config, B, T, dropout=0.1):
     model = leebert.MultiExitBert(Bert(BertConfig(**config, **p)), 2).train()
     loss_weights = leebert.LossWeights(len(model.exits))
     run = train.parse(["--task", "rte", "--lr", str(XI)])
-    optimizers = train.theta_optimizer(model, run), train.omega_optimizer(loss_weights, run)
+    optimizers = train.make_optimizers(model, loss_weights, run)
 
     def batch():
         ids = torch.randint(model.bert.config.vocab_size, (B, T))
@@ -117,13 +120,17 @@ def problem(config, B, T, dropout=0.1):
     return model, loss_weights, optimizers, batch(), batch()
 
 
-def our_step(state, optimize, method, halves=False):
-    """halves: the judgement of cross sees half a batch of each split, as train.py has it."""
+def our_step(state, optimize, method="unrolled"):
+    """The judge of cross sees half a batch of each split, as in train.py."""
     model, loss_weights, optimizers, d1, d2 = state
-    options = dict(step_size=XI, lam=1.0, method=method, temperature=1.0)
-    if halves:
-        options["d1_judge"], d2 = train.some_of(d1, 0.5), train.some_of(d2, 0.5)
-    leebert.training_step(model, loss_weights, *optimizers, d1, d2, optimize, 1.0, **options)
+    again = None
+    if optimize == "cross":
+        half = slice(None, None, 2)
+        again, d2 = (Batch(*(x[half] for x in batch)) for batch in (d1, d2))
+    leebert.training_step(
+        model, loss_weights, *optimizers, d1, d2, again,
+        optimize=optimize, step_size=XI, method=method,
+    )  # fmt: skip
 
 
 def inputs(batch):
@@ -135,7 +142,7 @@ def lower(model, loss_weights, d1):
 
 
 def judged(model, batch):
-    model.eval()  # as ours: no dropout in the judgement
+    model.eval()  # as ours: no dropout for the judge
     loss = leebert.cross_entropies(model(*inputs(batch)), batch.labels).mean()
     model.train()
     return loss
@@ -184,16 +191,16 @@ def peer_step(state, name):
 
 
 STEPS = {
-    "plain (uniform weights)": lambda state: our_step(state, "fixed", "reuse"),
+    "plain (uniform weights)": lambda state: our_step(state, "fixed"),
     **{
         f"bilevel, {method}": lambda state, method=method: our_step(state, "bilevel", method)
-        for method in leebert.METHODS
+        for method in leebert.FORMS
     },
-    "cross, reuse": lambda state: our_step(state, "cross", "reuse"),
-    "cross, unrolled": lambda state: our_step(state, "cross", "unrolled"),
+    "cross, unrolled": lambda state: our_step(state, "cross"),
     "bilevel by higher": lambda state: peer_step(state, "higher"),
     "bilevel by torchopt": lambda state: peer_step(state, "torchopt"),
 }
+PAIR = "plain (uniform weights)", "bilevel, unrolled"
 
 
 def installed(name):
@@ -212,7 +219,7 @@ def errors(config, B, T):
     model, loss_weights, _, d1, d2 = state
     result = {
         f"bilevel, {method}": leebert.hypergradient(model, loss_weights, d1, d2, XI, 0.0, method)
-        for method in leebert.METHODS
+        for method in leebert.FORMS
     }
     result |= {
         f"bilevel by {peer}": hypergradient(state)
@@ -237,7 +244,7 @@ def alone(config, B, T, name, keep):
 
 def run_alone(config, B, T, name, keep):
     if keep:
-        train.keep_freed_memory()
+        keep_freed_memory()
     state = problem(config, B, T)
     for _ in range(2):
         start = time.perf_counter()
@@ -291,35 +298,34 @@ def part_sizes(_):
     print("\nBERT-base, peak memory: a plain step, and bilevel in the default form")
     sizes = {}
     for B, T in itertools.product((8, 32), (64, 128)):
-        names = ("plain (uniform weights)", "bilevel, reuse")
-        found = {name: alone({}, B, T, name, True)["peak_mb"] for name in names}
+        found = {name: alone({}, B, T, name, True)["peak_mb"] for name in PAIR}
         sizes[f"{B} x {T}"] = found
         print(f"  {B:>2} x {T:<4}", *(f"{x:7.0f} MB" for x in found.values()), flush=True)
     return sizes
 
 
 def part_every(_):
-    """Mean cost of a step of `cross` when the weights are updated in every n-th step."""
+    """Mean cost of a step of `cross` when the weights are updated every n steps."""
     config, B, T, _ = SIZES["MiniLM, 6 exits"]
     state = problem(config, B, T)
 
     def cycle(n):
         for step in range(8):
-            our_step(state, "cross" if n and step % n == 0 else "fixed", "reuse", halves=True)
+            our_step(state, "cross" if n and step % n == 0 else "fixed")
 
     rivals = {"plain": lambda: cycle(0)}
     rivals |= {f"every {n}": lambda n=n: cycle(n) for n in (1, 2, 4, 8)}
     rows = take_turns(rivals, 3)
-    show("eight steps of cross, MiniLM, weights updated in every n-th step; against plain", rows)
+    show("eight steps of cross, MiniLM, weights updated every n steps; against plain", rows)
     return rows
 
 
 def growth_case(M, T):
     config = dict(hidden_size=256, num_attention_heads=4, intermediate_size=1024, vocab_size=1000)
     config["num_hidden_layers"] = M
-    state, names = problem(config, 8, T), ("plain (uniform weights)", "bilevel, reuse")
-    rows = take_turns({name: lambda name=name: STEPS[name](state) for name in names}, 7)
-    for name in names:
+    state = problem(config, 8, T)
+    rows = take_turns({name: lambda name=name: STEPS[name](state) for name in PAIR}, 7)
+    for name in PAIR:
         rows[name]["peak_mb"] = alone(config, 8, T, name, keep=True)["peak_mb"]
     show(f"{M} exits, {M * M} terms, 8 x {T} tokens", rows)
     return rows
@@ -503,7 +509,7 @@ def part_exit(options):
     One by one goes every fourth example only.
     """
     try:
-        model, _, run = leebert.load_run(options.run)
+        model, _, run = load_run(options.run, leebert.MultiExitBert)
         tokenizer = load_tokenizer(find_model(run["model"]), model.bert.config.vocab_size)
         dev = load_task("sst2", options.glue).dev
     except (OSError, ValueError) as error:
@@ -512,7 +518,7 @@ def part_exit(options):
     rows = {}
     for size, examples in ((32, dev), (1, dev[::4])):
         encoded = encode(tokenizer, examples, run["max_length"])
-        batches = {n: train.dev_batches(encoded, n, torch.device("cpu")) for n in {size, 32}}
+        batches = {n: dev_batches(encoded, n, torch.device("cpu")) for n in {size, 32}}
         for rule, threshold in (("patience", 3), ("entropy", 0.8), ("confidence", 0.6)):
             row = exit_row(model, batches, size, rule, threshold)
             rows[f"{rule} {threshold}, batches of {size}"] = row
@@ -574,7 +580,7 @@ def main():
     options = parser.parse_args()
     if options.alone:
         return run_alone(*json.loads(options.alone))
-    train.keep_freed_memory()
+    keep_freed_memory()
     unknown = set(options.parts) - PARTS.keys()
     if unknown:
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
@@ -582,7 +588,7 @@ def main():
     result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in options.parts or PARTS:
         result[name] = {"machine": machine(), "figures": PARTS[name](options)}
-        train.write_json(result, path)
+        write_json(result, path)
     print(f"\nwritten to {os.path.relpath(path)}")
 
 

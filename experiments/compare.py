@@ -39,6 +39,7 @@ from evidence import COMPARED  # noqa: E402
 from methods import CHOICES, METHODS, MORE, REAL, Job, changed, digits  # noqa: E402
 
 import train  # noqa: E402
+from support.runs import keep_freed_memory  # noqa: E402
 
 # Sizes for a CPU: about 500 updates of Theta, in minutes on one thread. Whoever has more time gives
 # the usual `-- --epochs 3 --max-length 128`. The learning rates were chosen for cross-entropies
@@ -108,7 +109,7 @@ def one_run(name, task, seed, results, more):
     path = result_path(results, task, name, seed)
     config, method = config_of(name, task, seed, more), {**METHODS, **CHOICES}[name]
     job = Job(config, path.parent, {})
-    train.keep_freed_memory()
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder, changed(method.changes, job):
         config.out = f"{folder}/run"
         with contextlib.redirect_stdout(io.StringIO()), changed([quietly], job):

@@ -288,7 +288,7 @@ QUESTIONS = (
     ("Do weights that fall (single) do harm?", "all-uniform", "all-single"),
     ("Cross rather than bilevel?", "all-bilevel", "all-cross"),
     ("... with 3 x the updates?", "all-bilevel-long", "all-cross-long"),
-    ("... d1 judges by other examples, or by the step's own?", "cross-others", "all-cross"),
+    ("... D1 judges by the step's own examples, or by others?", "cross-own", "all-cross"),
     ("Is it the final weights? Trained again with them frozen", "all-uniform-d1", "all-frozen-d1"),
     ("... or the path to them? From frozen to cross", "all-frozen-d1", "all-cross"),
 )
@@ -316,7 +316,7 @@ LEARNED = {
     "all-single": "single",
     "all-bilevel": "bilevel, judged by d2",
     "all-bilevel-long": "bilevel, 3 x the updates",
-    "cross-others": "cross, d1 judges by other examples",
+    "cross-own": "cross, judged by the step's own examples",
     "all-cross": "cross",
     "all-cross-long": "cross, 3 x the updates",
 }

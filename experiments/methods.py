@@ -113,8 +113,8 @@ def omega_stays(job):
     """Everything as in cross, the cut into d1 and d2 and the batches too, but Omega stays."""
     step = train.training_step
 
-    def training_step(model, weights, theta, omega, d1, d2, optimize, max_norm, **options):
-        return step(model, weights, theta, omega, d1, d2, "fixed", max_norm, **options)
+    def training_step(*args, **options):
+        return step(*args, **options | {"optimize": "fixed"})
 
     return [(train, "training_step", training_step)]
 
@@ -130,18 +130,14 @@ def alternating(job):
     return [(train, "training_step", training_step)]
 
 
-def judged_by_others(job):
-    """F(D1) is made of other examples of d1 than L(D1): of those that the step before had.
+def judged_by_its_own_batch(job):
+    """The judge's examples of D1 are evenly spaced rows of the step's own batch."""
+    step = train.training_step
 
-    In cross, terms of the loss are judged in part by the very examples that they are made of.
-    """
-    step, before = train.training_step, []
-
-    def training_step(*args, **options):
-        before.append(options["d1_judge"])
-        options["d1_judge"] = before[0]
-        del before[:-1]
-        return step(*args, **options)
+    def training_step(model, weights, theta, omega, d1, d2, again, **options):
+        B, n = len(d1.labels), len(again.labels)
+        again = type(d1)(*(x[torch.arange(n) * B // n] for x in d1))
+        return step(model, weights, theta, omega, d1, d2, again, **options)
 
     return [(train, "training_step", training_step)]
 
@@ -173,12 +169,15 @@ class OtherExits(nn.Module):
 
     def forward(self, input_ids, token_type_ids=None, attention_mask=None):
         """-> logits (M, B, C), as MultiExitBert."""
-        bert, last = self.whole[0].bert, self.whole[0].exits[-1]
+        (whole,) = self.whole
+        bert, last = whole.bert, whole.exits[-1]
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         with torch.no_grad():
-            cls = [h[:, 0] for h in bert(input_ids, token_type_ids, attention_mask)]  # M x (B, H)
-            answer = last(cls[-1])  # (B, C)
+            states = bert(input_ids, token_type_ids, mask)
+            states = [leebert.pool(h, mask, whole.pool) for h in states]  # M x (B, H)
+            answer = last(states[-1])  # (B, C)
         p = bert.config.hidden_dropout_prob
-        pairs = zip(self.exits, cls, strict=False)
+        pairs = zip(self.exits, states, strict=False)
         return torch.stack([*(e(dropout(x, p, self.training)) for e, x in pairs), answer])
 
 
@@ -254,13 +253,10 @@ def softmax_weights(self):
     return w[: len(self.ce)], w[len(self.ce) :].view_as(self.kd)
 
 
-def judged_with_dropout(model, theta, d1, d2, lam):
-    """leebert.upper_loss with the network as training sees it."""
-    loss = leebert.cross_entropies(leebert.logits_at(model, theta, d2), d2.labels).mean()
-    if lam:
-        logits = leebert.logits_at(model, theta, d1)
-        loss = loss + lam * leebert.cross_entropies(logits, d1.labels).mean()
-    return loss
+def judged_with_dropout(*args, original=leebert.judge_loss):
+    """leebert.judge_loss with the network as training sees it."""
+    with mock.patch.object(args[0], "eval"):  # the model's switch does nothing
+        return original(*args)
 
 
 class PooledExit(nn.Module):
@@ -295,29 +291,24 @@ def with_poolers(job):
 # 5. A look at the gradients while it trains
 
 
-def alignment(model, loss_weights, d1, d2, step_size, lam, temperature=1.0, d1_judge=None):
+def alignment(model, loss_weights, d1, d2, again, step_size, lam, temperature=1.0):
     """cos_k = < v, grad l_k(Theta) > / ( ||v|| ||grad l_k(Theta)|| ) -> ce (M,), kd (M, M).
 
-    v = grad [ F(D2) + lambda F(D1) ] at Theta', all of Theta as one vector; 0 where grad l_k is.
-    Positive: a small step on l_k alone lowers the judgement. One backward pass a term: slow.
+    v = grad J at Theta', all of Theta as one vector; 0 where grad l_k is. Positive: a small step on
+    l_k alone lowers J. One backward pass a term: slow.
     """
-    theta, d1_judge = dict(model.named_parameters()), d1 if d1_judge is None else d1_judge
+    theta = dict(model.named_parameters())
+    options = dict(retain_graph=True, materialize_grads=True)
     with torch.random.fork_rng(devices=[]):
-        (ce, kd), loss, _, _ = leebert.lower_level(model, loss_weights, d1, temperature)
-        gradient = torch.autograd.grad(loss, list(theta.values()), retain_graph=True)
-        ahead = {
-            name: (p - step_size * g).detach().requires_grad_()
-            for (name, p), g in zip(theta.items(), gradient, strict=True)
-        }
-        judgement = leebert.upper_loss(model, ahead, d1_judge, d2, lam)
-        v = flat(torch.autograd.grad(judgement, list(ahead.values())))
-        cosines = []
-        for term in [*ce, *kd.flatten()]:
-            g = torch.autograd.grad(
-                term, list(theta.values()), retain_graph=True, materialize_grads=True
-            )
-            cosines.append(F.cosine_similarity(flat(g), v, dim=0))
-    cosines = torch.stack(cosines)
+        logits = leebert.frozen_dropout(model, d1)(theta)
+        ce, kd = leebert.loss_terms(logits, d1.labels, loss_weights.teachers, temperature)
+        terms = [leebert.objective(ce, kd, *loss_weights()), *ce, *kd.flatten()]
+        g, *rows = (torch.autograd.grad(x, list(theta.values()), **options) for x in terms)
+        pairs = zip(theta.items(), g, strict=True)
+        ahead = {name: (p - step_size * x).detach().requires_grad_() for (name, p), x in pairs}
+        J = leebert.judge_loss(model, ahead, d2, again, lam)
+        v = flat(torch.autograd.grad(J, list(ahead.values())))
+    cosines = torch.stack([F.cosine_similarity(flat(row), v, dim=0) for row in rows])
     return cosines[: len(ce)], cosines[len(ce) :].view_as(kd)
 
 
@@ -338,18 +329,16 @@ def probing(job):
         total = config.epochs * -(-len(encoded.labels) // config.batch_size)
         count = itertools.count()
 
-        def training_step(model, weights, theta, omega, d1, d2, *args, **options):
+        def training_step(model, weights, theta, omega, d1, d2, again, **options):
             now = next(count)
             if d2 is not None and now >= len(found) * total / PROBES:
                 start = time.perf_counter()
-                ce, kd = alignment(
-                    model, weights, d1, d2, options["step_size"], lam, options["temperature"],
-                    options.get("d1_judge"),
-                )  # fmt: skip
+                xi, tau = options["step_size"], options["temperature"]
+                ce, kd = alignment(model, weights, d1, d2, again, xi, lam, tau)
                 found.append({"step": now, "ce": digits(ce), "kd": digits(kd)})
                 seconds = job.record.get("probe_seconds", 0) + time.perf_counter() - start
                 job.record["probe_seconds"] = seconds
-            return step(model, weights, theta, omega, d1, d2, *args, **options)
+            return step(model, weights, theta, omega, d1, d2, again, **options)
 
         with mock.patch.object(train, "training_step", training_step):
             return original(config, model, loss_weights, encoded, *where)
@@ -391,8 +380,8 @@ METHODS = {
         "all teach, weights learned: bilevel", {"optimize": "bilevel"}, (probing,)
     ),
     "all-cross": Method("all teach, weights learned: cross", {"optimize": "cross"}, (probing,)),
-    "cross-others": Method(
-        "all teach, cross, judged by other examples of d1", {}, (judged_by_others,)
+    "cross-own": Method(
+        "all teach, cross, judged by the step's own batch", {}, (judged_by_its_own_batch,)
     ),
     "later-cross": Method("later teach, weights learned: cross", {"teachers": "later"}),
     "all-uniform-d1": Method("all teach, uniform, without d2", {}, (omega_stays,)),
@@ -407,7 +396,7 @@ REAL = ("last", "pabee", "fastbert", "all-uniform", "all-single", "all-bilevel",
 # And some that say why.
 MORE = {
     "sst2": (
-        "none-uniform", "cross-others", "all-uniform-d1", "all-frozen-d1", "all-uniform-long",
+        "none-uniform", "cross-own", "all-uniform-d1", "all-frozen-d1", "all-uniform-long",
         "all-cross-long",
     ),
     "cola": (
@@ -456,9 +445,7 @@ CHOICES = {
     "mse": Method(
         "squared error of logits in place of KL", {}, (distillation_with(squared_error),)
     ),
-    "attached": Method(
-        "teachers not detached", {"hypergradient": "unrolled"}, (distillation_with(attached),)
-    ),
+    "attached": Method("teachers not detached", {}, (distillation_with(attached),)),
     "undivided": Method("pairs not divided by the number of teachers", {}, (omega_at(undivided),)),
     "softmax": Method(
         "softmax over all terms in place of sigmoids",
@@ -466,9 +453,9 @@ CHOICES = {
         (lambda job: [(leebert.LossWeights, "forward", softmax_weights)],),
     ),
     "upper-dropout": Method(
-        "dropout in the judgement of the weights",
+        "dropout when the weights are judged",
         {},
-        (lambda job: [(leebert, "upper_loss", judged_with_dropout)],),
+        (lambda job: [(leebert, "judge_loss", judged_with_dropout)],),
     ),
     "pooler": Method("a pooler before every exit", {}, (with_poolers,)),
 }  # fmt: skip

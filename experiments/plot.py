@@ -22,7 +22,7 @@ from compare_runs import at_speedup  # noqa: E402
 from evidence import COMPARED, CUT, LEARNED, RULES, TASKS, clocks, exits_of, load, weights_of  # noqa: E402
 from methods import METHODS  # noqa: E402
 
-from picture import LONG  # noqa: E402
+from support.picture import LONG  # noqa: E402
 
 STYLES = {  # name: label, colour, marker, line; apart without colour too
     CUT: ("a model for each depth", "black", "X", "-"),
