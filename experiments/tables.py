@@ -1,4 +1,4 @@
-"""Write the numbers of README.md and two pages in docs/, from the files in results/.
+"""Write the numbers of README.md and four pages in docs/, from the files in results/.
 
     python experiments/tables.py             # rewrite them; unchanged if up to date
 
@@ -18,15 +18,28 @@ from compare_runs import spread
 from evidence import table
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/faq.md", "docs/evidence.md")
+PAGES = ("README.md", *(f"docs/{n}.md" for n in ("running", "speed", "faq", "evidence")))
 
 
 def first_run():
-    """The output of the README's first command: first steps, last step, report."""
+    """From the output of the README's first command: what was learned, and the marked row."""
     lines = (ROOT / "results" / "toy" / "output.txt").read_text(encoding="utf-8").splitlines()
-    steps = [i for i, line in enumerate(lines) if line.startswith("step ")]
-    kept = [*lines[: steps[2]], "...", *lines[steps[-1] :]]
-    return "\n".join(["```", *kept, "```"])
+    steps = [line for line in lines if line.startswith("step ")]
+    exits = lines.index("exit     acc")
+    chosen = ("rule ", "trained in ")
+    rest = [x for x in lines[exits:] if x.startswith(chosen) or "<- at most" in x]
+    table = lines[exits : lines.index("", exits)]
+    return "\n".join(["```", lines[0], steps[0], "...", steps[-1], *table, *rest, "```"])
+
+
+FIVE = ("none-uniform", "all-uniform", "all-bilevel", "all-cross", "all-uniform-long")
+
+
+def compared():
+    """Five rows for the README; docs/evidence.md has all methods."""
+    head, line, *rows = evidence.compared_table().splitlines()
+    names = tuple(f"| {evidence.METHODS[name].words} |" for name in FIVE)
+    return "\n".join([head, line, *(row for row in rows if row.startswith(names))])
 
 
 def percent(x):
@@ -70,6 +83,11 @@ def measured(part):
     return json.loads(path.read_text(encoding="utf-8"))[part]["figures"]
 
 
+def form(rows):
+    """The default form of the hypergradient; of older files, the one that they have."""
+    return next(n for n in ("bilevel, unrolled", "bilevel, reuse") if n in rows)
+
+
 def machine():
     path = ROOT / "results" / "benchmark.json"
     one = json.loads(path.read_text(encoding="utf-8"))["step"]["machine"]
@@ -83,6 +101,8 @@ def step_table():
     memory = [measured("memory")[size] for size in sizes]
     plain, rows = "plain (uniform weights)", []
     for name in figures[0]["rows"]:
+        if name.endswith("reuse"):  # a form that is gone
+            continue
         cells = [name]
         for found, alone in zip(figures, memory, strict=True):
             row = found["rows"][name]
@@ -121,7 +141,8 @@ def every_table():
 
 def sizes_table():
     sizes = measured("sizes")
-    words = {"plain (uniform weights)": "plain", "bilevel, reuse": "bilevel or cross"}
+    learned = form(next(iter(sizes.values())))
+    words = {"plain (uniform weights)": "plain", learned: "bilevel or cross"}
     rows = [[word, *(f"{row[name] / 1000:.1f} GB" for row in sizes.values())]
             for name, word in words.items()]  # fmt: skip
     return table(["BERT-base, examples x tokens", *sizes], rows)
@@ -132,25 +153,26 @@ def mnli():
     examples, tokens, epochs, gpus, batch, assumed = 392_702, 40, 3, 8, 128, 10e12
     parameters, multiplied = 110e6, 12 * (4 * 768**2 + 2 * 768 * 3072)  # all; those in products
     step = measured("step")["BERT-base, 12 exits"]
-    seconds = step["rows"]["bilevel, reuse"]["seconds"]
+    seconds = step["rows"][form(step["rows"])]["seconds"]
     a_token = 8 * 2 * multiplied  # 8 passes, a product and a sum for every weight
     rate = a_token * step["batch"] * step["tokens"] / seconds
     work, updates = epochs * examples * tokens * a_token, epochs * examples / batch
     days, minutes = work / rate / 86400, work / gpus / assumed / 60
     return (
-        f"MNLI, {epochs} epochs of {examples:,} examples at {tokens} tokens or so, would be "
-        f"{work:.1g} operations with learned weights: {days:.0f} days at the rate of the CPU "
-        f"below ({rate / 1e9:.0f} billion a second), or {minutes:.0f} minutes on {gpus} GPUs, if "
-        f"each did {assumed / 1e12:.0f} trillion a second, which nobody has measured here. Add the "
-        f"averages: in each of {updates:,.0f} updates of {batch} examples two vectors of Theta's "
-        f"length, {2 * 4 * parameters / 1e9:.1f} GB in and out of every GPU."
+        f"An estimate for MNLI, {epochs} epochs of {examples:,} examples of about {tokens} tokens, "
+        f"with learned weights: {work:.1g} operations. That is {days:.0f} days on the CPU of "
+        f"[speed.md](speed.md) ({rate / 1e9:.0f} billion operations a second), or {minutes:.0f} "
+        f"minutes on {gpus} GPUs if each does {assumed / 1e12:.0f} trillion a second, which we "
+        f"have not measured. The averages come on top: each of the {updates:,.0f} updates, of "
+        f"{batch} examples, sends two vectors as long as Theta, {2 * 4 * parameters / 1e9:.1f} GB, "
+        f"in and out of every GPU."
     )
 
 
 def growth_table():
     rows = []
     for name, case in measured("growth").items():
-        plain, ours = case["plain (uniform weights)"], case["bilevel, reuse"]
+        plain, ours = case["plain (uniform weights)"], case[form(case)]
         cells = [f"{1000 * x['seconds']:.0f} ms, {x['peak_mb']:.0f} MB" for x in (plain, ours)]
         rows.append([name, *cells, f"{ours['ratio']:.2f}"])
     return table(["bilevel step at H = 256", "plain", "bilevel", "ratio"], rows)
@@ -193,7 +215,7 @@ TABLES = {
     "every": every_table,
     "sizes": sizes_table,
     "mnli": mnli,
-    "compared": evidence.compared_table,
+    "compared": compared,
     "real": evidence.real_table,
     "growth": growth_table,
     "encoder": encoder_table,
