@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import zipfile
 from pathlib import Path
 
@@ -102,14 +101,13 @@ def resume(folder, parts, log):
     path, saved = folder / CHECKPOINT, {"counts": None, "log_end": 0}
     if path.exists():
         try:
-            if damaged := zipfile.ZipFile(path).testzip():  # each record has a checksum
-                raise ValueError(damaged)
+            with zipfile.ZipFile(path) as file:
+                if damaged := file.testzip():  # each record has a checksum
+                    raise ValueError(damaged)
             saved = torch.load(path, map_location="cpu", weights_only=True)
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
-        except (
-            ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError
-        ) as error:  # fmt: skip
+        except Exception as error:  # of four libraries, and many kinds
             reason = " ".join(str(error).split())[:80]
             raise ValueError(f"{path}: damaged ({reason}); delete it to start again") from None
     if RANK == 0:

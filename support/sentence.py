@@ -17,7 +17,7 @@ from bert import Bert, BertConfig
 def load_run(folder, multi_exit):
     """A run folder of train.py -> model (in eval mode), tokenizer, its config.json as a dict.
 
-    multi_exit makes the model, from an encoder and the number of classes.
+    multi_exit makes the model, from an encoder, the number of classes and the way to pool.
     """
     folder = Path(folder)
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
@@ -25,7 +25,8 @@ def load_run(folder, multi_exit):
             raise FileNotFoundError(f"{folder / name}: no such file; `python train.py` makes a run")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model = multi_exit(Bert(BertConfig(**config["bert"])), len(config["labels"]))
+        bert = Bert(BertConfig(**config["bert"]))
+        model = multi_exit(bert, len(config["labels"]), config["pool"])
         model.load_state_dict(load_file(folder / "model.safetensors"))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # four libraries, four kinds of errors for a damaged file

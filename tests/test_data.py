@@ -1,4 +1,4 @@
-"""data.py: splits, the built-in task, GLUE's files with all their quirks, tokens, downloads."""
+"""data.py, support/glue.py, support/downloads.py: splits, tasks, files with quirks, accidents."""
 
 import errno
 import hashlib
@@ -16,22 +16,10 @@ import numpy as np
 import pytest
 
 import data
-from data import (
-    GLUE,
-    METRICS,
-    buckets,
-    collate,
-    download,
-    encode,
-    find_model,
-    load_task,
-    load_tokenizer,
-    own_task,
-    read_tsv,
-    split_train,
-    toy_task,
-    toy_tokenizer,
-)
+from data import METRICS, buckets, collate, encode, load_task, load_tokenizer, own_task
+from support import downloads
+from support.downloads import download, find_model
+from support.glue import GLUE, read_tsv
 
 # --------------------------------------------------------------------------------------------------
 # Splits
@@ -39,11 +27,11 @@ from data import (
 
 def test_the_cut_is_stratified_and_loses_nothing():
     labels = np.array([0] * 30 + [1] * 10 + [2] * 5)
-    d1, d2 = split_train(labels, 0.4, np.random.default_rng(0))
+    d1, d2 = data.split_train(labels, 0.4, np.random.default_rng(0))
     assert sorted([*d1, *d2]) == list(range(45))
     assert [int((labels[d2] == c).sum()) for c in range(3)] == [12, 4, 2]
-    again = split_train(labels, 0.4, np.random.default_rng(0))
-    other = split_train(labels, 0.4, np.random.default_rng(1))
+    again = data.split_train(labels, 0.4, np.random.default_rng(0))
+    other = data.split_train(labels, 0.4, np.random.default_rng(1))
     assert (again[1] == d2).all() and (other[1] != d2).any()
 
 
@@ -51,23 +39,23 @@ def test_every_class_of_two_or_more_is_in_both_parts():
     """Also where rounding would give one part nothing; a class of one goes to d1."""
     for fraction in (0.1, 0.5, 0.9):
         labels = np.array([0, 0, 1, 1, 1, 2])
-        d1, d2 = split_train(labels, fraction, np.random.default_rng(0))
+        d1, d2 = data.split_train(labels, fraction, np.random.default_rng(0))
         assert set(labels[d1]) == {0, 1, 2} and set(labels[d2]) == {0, 1}
 
 
 def test_scores_are_cut_at_random():
     """Floats have no classes: many occur once, and by class would all go to d1."""
     labels = np.random.default_rng(1).uniform(0, 5, 1001).astype(np.float32)
-    d1, d2 = split_train(labels, 0.3, np.random.default_rng(0))
+    d1, d2 = data.split_train(labels, 0.3, np.random.default_rng(0))
     assert sorted([*d1, *d2]) == list(range(1001)) and len(d2) == 300
     assert abs(labels[d1].mean() - labels[d2].mean()) < 0.3  # 3 standard errors of the difference
-    other = split_train(labels, 0.3, np.random.default_rng(1))
+    other = data.split_train(labels, 0.3, np.random.default_rng(1))
     assert len(set(d2) & set(other[1])) < 150
 
 
 def test_a_cut_that_leaves_a_part_empty_is_an_error():
     with pytest.raises(ValueError, match="1 training example.s. cut into d1 1, d2 0"):
-        split_train([0], 0.5, np.random.default_rng(0))
+        data.split_train([0], 0.5, np.random.default_rng(0))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -89,7 +77,7 @@ def sentiment_by_hand(text):
 
 
 def test_toy_labels_by_an_independent_reading():
-    task = toy_task()
+    task = data.toy_task()
     examples = [*task.train, *task.dev, *task.test]
     assert [len(task.train), len(task.dev), len(task.test)] == [8000, 1000, 1000]
     assert all(e.label == sentiment_by_hand(e.text_a) for e in examples)
@@ -97,7 +85,7 @@ def test_toy_labels_by_an_independent_reading():
 
 
 def test_toy_levels_are_what_they_claim():
-    task = toy_task()
+    task = data.toy_task()
     shape = {
         1: (1, 0, 0),
         2: (1, 1, 1),
@@ -112,14 +100,14 @@ def test_toy_levels_are_what_they_claim():
 
 
 def test_toy_is_deterministic_and_its_dev_is_unseen():
-    task = toy_task()
-    assert task == toy_task()
+    task = data.toy_task()
+    assert task == data.toy_task()
     train, dev, test = ([e.text_a for e in part] for part in (task.train, task.dev, task.test))
     assert not set(train) & set(dev + test) and len(set(dev + test)) == 2000
 
 
 def test_toy_vocabulary_covers_the_task():
-    task, tokenizer = toy_task(100, 10, 10), toy_tokenizer()
+    task, tokenizer = data.toy_task(100, 10, 10), data.toy_tokenizer()
     encoded = encode(tokenizer, task.train, 64)
     unknown = tokenizer.token_to_id("[UNK]")
     assert not any(unknown in ids for ids in encoded.input_ids)
@@ -412,7 +400,7 @@ def test_vocab_txt_and_tokenizer_json_agree(minilm, glue_dir, tmp_path):
 def test_what_is_too_long_is_cut_and_said_once(capsys):
     """An enormous field, an empty one, and one that just fits: [CLS] and [SEP] count."""
     texts = ["the " * 100_000, "", "the " * 14, "the " * 15]
-    encoded = encode(toy_tokenizer(), [data.Example(text, None, 0) for text in texts], 16)
+    encoded = encode(data.toy_tokenizer(), [data.Example(text, None, 0) for text in texts], 16)
     assert encoded.lengths.tolist() == [16, 2, 16, 16]
     assert capsys.readouterr().out == "2 of 4 inputs cut to 16 tokens (--max-length)\n"
     assert collate(encoded, np.arange(4)).attention_mask.sum(dim=1).tolist() == [16, 2, 16, 16]
@@ -445,7 +433,7 @@ def test_a_vocabulary_that_does_not_fit_is_named(tmp_path, file, content, size, 
 
 
 def test_a_batch_is_padded_to_its_longest():
-    task, tokenizer = toy_task(100, 10, 10), toy_tokenizer()
+    task, tokenizer = data.toy_task(100, 10, 10), data.toy_tokenizer()
     encoded = encode(tokenizer, task.train, 64)
     chosen = np.array([3, 0, 5])
     batch = collate(encoded, chosen)
@@ -515,16 +503,16 @@ def server(monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{httpd.server_port}/"
-        monkeypatch.setattr(data, "GLUE_URL", url)
-        monkeypatch.setattr(data, "MRPC_URL", url)
-        monkeypatch.setattr(data, "MODEL_URL", {"bert-base-uncased": url})
+        monkeypatch.setattr(downloads, "GLUE_URL", url)
+        monkeypatch.setattr(downloads, "MRPC_URL", url)
+        monkeypatch.setattr(downloads, "MODEL_URL", {"bert-base-uncased": url})
 
         def serve(name, content, cut=False, known=True):
             Handler.files["/" + name] = content
             if cut:
                 Handler.cut.add("/" + name)
             if known:
-                monkeypatch.setitem(data.SHA256, name, hashlib.sha256(content).hexdigest())
+                monkeypatch.setitem(downloads.SHA256, name, hashlib.sha256(content).hexdigest())
 
         serve.url = url
         yield serve
@@ -551,9 +539,9 @@ def test_odd_numbers_of_examples(N):
     labels = np.arange(N) % 2
     if N == 1:
         with pytest.raises(ValueError, match="1 training example"):
-            split_train(labels, 0.5, np.random.default_rng(0))
+            data.split_train(labels, 0.5, np.random.default_rng(0))
     else:
-        d1, d2 = split_train(np.zeros(N), 0.5, np.random.default_rng(0))  # one class only
+        d1, d2 = data.split_train(np.zeros(N), 0.5, np.random.default_rng(0))  # one class only
         assert sorted([*d1, *d2]) == list(range(N)) and abs(len(d1) - len(d2)) <= 1
     for rng in (None, np.random.default_rng(0)):
         batches = buckets(np.full(N, 7), 32, rng)
@@ -611,7 +599,7 @@ def test_no_accident_leaves_half_a_file(server, tmp_path, monkeypatch, accident,
     elif accident == "redirects for ever":
         server("RTE.zip", b"elsewhere")
     elif accident == "stalls":
-        monkeypatch.setattr(data, "TIMEOUT", 0.3)
+        monkeypatch.setattr(downloads, "TIMEOUT", 0.3)
         server("RTE.zip", b"stalls" * 1000, cut=True)
     elif accident == "promises too little":
         server("RTE.zip", b"too little promised" * 10)
@@ -621,7 +609,7 @@ def test_no_accident_leaves_half_a_file(server, tmp_path, monkeypatch, accident,
         if accident == "disk full, download":
             monkeypatch.setattr("torch.hub.download_url_to_file", Mock(side_effect=full))
         else:
-            monkeypatch.setattr(data.Path, "write_bytes", Mock(side_effect=full))
+            monkeypatch.setattr(downloads.Path, "write_bytes", Mock(side_effect=full))
     elif accident == "member missing":
         server("RTE.zip", archive(RTE__train_tsv=FILES["RTE/train.tsv"]))
     with pytest.raises(OSError, match=re.escape(message)) as caught:
@@ -642,7 +630,7 @@ def test_an_accident_between_two_files_is_made_good_by_the_next_try(server, tmp_
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(data.os, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_task("rte", tmp_path)
     assert leftovers(tmp_path) == ["RTE/test.tsv"]
@@ -651,7 +639,7 @@ def test_an_accident_between_two_files_is_made_good_by_the_next_try(server, tmp_
 
 def test_nobody_answers(monkeypatch, tmp_path):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(data, "GLUE_URL", "http://127.0.0.1:9/")  # the discard port: refused
+    monkeypatch.setattr(downloads, "GLUE_URL", "http://127.0.0.1:9/")  # the discard port: refused
     with pytest.raises(OSError, match="no data for rte: .*refused.*built-in task"):
         load_task("rte", tmp_path)
 

@@ -1,4 +1,4 @@
-"""predict.py: every row, in the order of the file, with the answer of the exit that it left at."""
+"""support/predict.py: every row, in the file's order, with the answer of its exit."""
 
 import json
 import subprocess
@@ -10,11 +10,12 @@ import pytest
 import torch
 from test_data import write
 
-import predict
-import train
 from bert import Bert, BertConfig
-from data import GLUE, Task, toy_tokenizer
-from leebert import RULES, MultiExitBert, load_run
+from data import Task, toy_tokenizer
+from leebert import RULES, MultiExitBert
+from support import predict, runs
+from support.glue import GLUE
+from support.sentence import load_run
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = [  # of many lengths, so that a batch by length is not the file's order
@@ -27,7 +28,7 @@ SERVER = {
 }  # fmt: skip
 
 
-def make_run(folder, name, **more):
+def make_run(folder, name, pool="cls", **more):
     """A run with random weights, which disagree from exit to exit, and its task's test files."""
     spec = GLUE[name]
     torch.manual_seed(0)
@@ -36,15 +37,21 @@ def make_run(folder, name, **more):
         num_attention_heads=2, intermediate_size=16, max_position_embeddings=32,
         initializer_range=0.5,
     )  # fmt: skip
-    model = MultiExitBert(Bert(sizes), len(spec.labels))
+    model = MultiExitBert(Bert(sizes), len(spec.labels), pool)
     with torch.no_grad():
         for exit in model.exits:
             exit.bias += 2.5 if name == "stsb" else 0
             exit.weight *= 2.0
     folder.mkdir(parents=True)
-    train.save(model, folder / "model.safetensors")
+    runs.save(model, folder / "model.safetensors")
     toy_tokenizer().save(str(folder / "tokenizer.json"))
-    facts = {"bert": asdict(sizes), "labels": spec.labels, "task": name, "max_length": 32}
+    facts = {
+        "bert": asdict(sizes),
+        "labels": spec.labels,
+        "task": name,
+        "max_length": 32,
+        "pool": pool,
+    }
     facts["data_dir"] = str(folder / "glue")
     write(folder / "config.json", json.dumps(facts | more))
     lines = ["\t".join(["index", *spec.texts])]
@@ -61,14 +68,15 @@ def table(path):
     return [line.split("\t") for line in content.split("\n")[:-1]]
 
 
-@pytest.mark.parametrize("task", GLUE)
-def test_every_row_in_its_place(tmp_path, task):
+@pytest.mark.parametrize("task, pool", [*((task, "cls") for task in GLUE), ("mnli", "mean")])
+def test_every_row_in_its_place(tmp_path, task, pool):
     """Against the whole model, one sentence at a time, and the rule on what each exit said."""
-    folder = make_run(tmp_path / "run", task)
+    folder = make_run(tmp_path / "run", task, pool)
     paths = predict.predict(folder, "patience", 1)
     names = [f"{name}{kind}.tsv" for name in SERVER[task] for kind in ("", "-exits")]
     assert [path.name for path in paths] == names and all(path.parent == folder for path in paths)
-    model, tokenizer, _ = load_run(folder)
+    model, tokenizer, _ = load_run(folder, MultiExitBert)
+    assert model.pool == pool
     pairs, seen = len(GLUE[task].texts) == 2, set()
     for number, name in enumerate(SERVER[task]):
         answers, exits = table(folder / f"{name}.tsv"), table(folder / f"{name}-exits.tsv")
@@ -123,7 +131,7 @@ def files(folder):
     ("rte", {}, ["entropy", "low"], "the threshold of entropy must be a number, not 'low'"),
     ("rte", {}, ["patience", "nan"], "the threshold of patience must be a whole number, not 'nan'"),
     ("rte", {}, ["patience", "1.5"], "the threshold of patience must be a whole number"),
-    ("rte", {}, ["patience"], "usage: python predict.py RUN_DIR [RULE THRESHOLD]"),
+    ("rte", {}, ["patience"], "usage: python -m support.predict RUN_DIR [RULE THRESHOLD]"),
     ("rte", {"data_dir": "nowhere"}, ["patience", "1"], "nowhere/RTE/test.tsv"),
     ("stsb", {}, ["entropy", "0.1"], "rule entropy needs the probabilities of classes"),
 ])  # fmt: skip
@@ -148,7 +156,7 @@ def test_a_result_of_something_else_is_named(tmp_path):
             predict.predict(folder)
 
 
-def test_half_of_mnli_is_nothing(tmp_path, monkeypatch):
+def test_half_of_mnli_is_nothing(tmp_path):
     """Neither here nor before a training that is to be followed by it."""
     folder = make_run(tmp_path / "run", "mnli")
     (folder / "glue" / "MNLI" / "test_mismatched.tsv").unlink()
@@ -157,17 +165,8 @@ def test_half_of_mnli_is_nothing(tmp_path, monkeypatch):
         predict.predict(folder, "patience", 1)
     assert files(folder) == before
     half = Task("mnli", [], [], [0], GLUE["mnli"].labels, ("acc",), dev_mismatched=[0])
-    monkeypatch.setattr(train, "load_task", lambda *where: half)
-    with pytest.raises(ValueError, match="--predict: no test file of mnli"):
-        train.prepare(train.parse(["--task=mnli", "--predict"]))
-
-
-def test_the_device_of_the_run_is_that_of_its_predictions(tmp_path, monkeypatch):
-    folder, asked = make_run(tmp_path / "run", "rte"), []
-    monkeypatch.setattr(predict, "find_device", lambda name: asked.append(name) or "cpu")
-    predict.predict(folder, "patience", 1, device="cpu")
-    predict.predict(folder, "patience", 1)
-    assert asked == ["cpu", "auto"]
+    with pytest.raises(ValueError, match="--predict: no test file of mnli in data"):
+        predict.check_tests(half, "data")
 
 
 def test_a_broken_line_of_test_is_never_skipped(tmp_path):
@@ -182,7 +181,7 @@ def test_a_broken_line_of_test_is_never_skipped(tmp_path):
 def test_the_real_command(tmp_path):
     folder = make_run(tmp_path / "a run", "rte")
     done = subprocess.run(
-        [sys.executable, "predict.py", str(folder), "confidence", "0.9"],
+        [sys.executable, "-m", "support.predict", str(folder), "confidence", "0.9"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
