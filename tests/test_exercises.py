@@ -104,8 +104,8 @@ MISTAKES[1] = [
      "(history[-1].softmax(-1).amax(-1) > 0.9)"),
     ("all of them must be", ".all(dim=0)", ".any(dim=0)"),
     ("lets other examples leave", "0.9", "0.8"),
-    ("float32 where torch.bool belongs", ".all(dim=0)", ".all(dim=0).float()"),
-    ("shape [(][)] where [(]300,[)]", ALL, ALL.replace("dim=0", "")),
+    ("float32; expected torch.bool", ".all(dim=0)", ".all(dim=0).float()"),
+    ("shape [(][)]; expected [(]300,[)]", ALL, ALL.replace("dim=0", "")),
 ]  # fmt: skip
 
 SOLUTIONS[2] = [
@@ -115,8 +115,8 @@ SOLUTIONS[2] = [
         """
         def distillation(logits, teacher_logits, temperature=1.0):
             student, teacher = logits, teacher_logits.detach()
-            q = F.log_softmax(student / temperature, dim=-1)[:, None]
-            p = F.log_softmax(teacher / temperature, dim=-1)[None]
+            q = torch.log_softmax(student / temperature, dim=-1)[:, None]
+            p = torch.log_softmax(teacher / temperature, dim=-1)[None]
             r = torch.logaddexp(p, q) - math.log(2)
             js = (p.exp() * (p - r) + q.exp() * (q - r)).sum(dim=-1) / 2
             return temperature**2 * js.mean(dim=-1)
@@ -137,9 +137,10 @@ MISTAKES[2] = [
     ("rows are students .* swapped", "js.mean(dim=-1)", "js.mean(dim=-1).T"),
     ("only one half", " + q.exp() * (q - r)", ""),
     ("symmetric KL", "(p - r)", "(p - q)", "(q - r)", "(q - p)"),
-    ("mean of the logits", R, "F.log_softmax((student[:, None] + teacher) / 2 / temperature, -1)"),
+    ("mean of the logits", R,
+     "torch.log_softmax((student[:, None] + teacher) / 2 / temperature, -1)"),
     ("very confident", R, "((p.exp() + q.exp()) / 2).log()"),
-    ("shape [(]3, 3, 5[)] where [(]3, 3[)]", "js.mean(dim=-1)", "js"),
+    ("shape [(]3, 3, 5[)]; expected [(]3, 3[)]", "js.mean(dim=-1)", "js"),
     ("of type NoneType", "return ", ""),
     ("your code raised NameError: name 'nowhere'", "return ", "return nowhere, "),
 ]  # fmt: skip
@@ -163,13 +164,18 @@ SOLUTIONS[4] = [
         "end",
         """
         def ensemble(history):
-            log_p = F.log_softmax(history, dim=-1)
+            log_p = torch.log_softmax(history, dim=-1)
             m = torch.arange(1, len(history) + 1, dtype=history.dtype)[:, None, None]
             return torch.logcumsumexp(log_p, dim=0) - m.log()
         """,
     ),
     ("text", "RULES[rule](history, threshold)", "RULES[rule](ensemble(history), threshold)"),
     ("text", "answers(history[-1", "answers(ensemble(history)[-1"),
+    (
+        "text",
+        "    M, N, _ = logits.shape\n",
+        "    logits = ensemble(logits)\n    M, N, _ = logits.shape\n",
+    ),
 ]
 LOG_MEAN = "torch.logcumsumexp(log_p, dim=0) - m.log()"
 RULE = "RULES[rule](ensemble(history), threshold)"
@@ -181,11 +187,12 @@ MISTAKES[4] = [
     ("did not divide by m", " - m.log()", ""),
     ("divides every sum by the number", "m.log()", "math.log(len(history))"),
     ("very confident", LOG_MEAN, "(log_p.exp().cumsum(0) / m).log()"),
-    ("shape [(]7, 3[)] where [(]4, 7, 3[)]", LOG_MEAN, "log_p.exp().mean(0).log()"),
+    ("shape [(]7, 3[)]; expected [(]4, 7, 3[)]", LOG_MEAN, "log_p.exp().mean(0).log()"),
     ("does not use it yet", RULE, RULE.replace("ensemble(history)", "history"),
      ANSWER, "answers(history[-1"),
     ("the rule still judges", RULE, RULE.replace("ensemble(history)", "history")),
-    ("the prediction is still the single exit's", ANSWER, "answers(history[-1"),
+    ("early_exit still predicts as the single exit", ANSWER, "answers(history[-1"),
+    ("exits_from_logits does not use it", "    logits = ensemble(logits)\n", ""),
     ("the last exit alone", ANSWER, "answers((ensemble(history) if m < M else history)[-1"),
     ("what was averaged before", RULE,
      "[history := ensemble(history), RULES[rule](history, threshold)][1]",
@@ -217,7 +224,7 @@ MISTAKES[5] = [
      "M * (self.kd + self.share.log()).flatten().softmax(0).view(M, M)"),
     ("exp overflows", W, "(share * omega.exp() / (share * omega.exp()).sum())"),
     ("should be two tensors", "return w[:M], w[M:].view(M, M)", "return w"),
-    ("shape [(]16,[)] where [(]4, 4[)]", "w[M:].view(M, M)", "w[M:]"),
+    ("shape [(]16,[)]; expected [(]4, 4[)]", "w[M:].view(M, M)", "w[M:]"),
     ("the gradient of Omega", "w[M:].view(M, M)", "w[M:].view(M, M).detach()"),
 ]  # fmt: skip
 
@@ -238,8 +245,8 @@ SOLUTIONS[6] = [
     (
         "text",
         "derivative(terms, theta, v)",
-        "(derivative(terms, theta, v, (ce.detach(), kd.detach())) if method == 'difference' "
-        "else derivative(terms, theta, v))",
+        "(derivative(terms, theta, v, (ce.detach(), kd.detach()))\n"
+        "if derivative is derivative_difference else derivative(terms, theta, v))",
     ),
 ]
 PLUS = "{name: theta[name] + eps * v[name] for name in theta}"
@@ -255,7 +262,7 @@ MISTAKES[6] = [
     ("still the central difference", "/ eps for", "/ (2 * eps) for", "zip(there, here",
      "zip(there, terms({name: theta[name] - eps * v[name] for name in theta})"),
     ("theta has changed", PLUS, "{name: theta[name].add_(eps * v[name]) for name in theta}"),
-    ("masks", HERE, "lower_level(model, loss_weights, d1, temperature)[0]"),
+    ("masks", HERE, "loss_terms(frozen_dropout(model, d1)(theta), d1.labels)"),
     ("raised TypeError: .*'here'", f", {HERE}", ""),
     ("derivative_difference takes", "here, eps=None", "here"),
 ]  # fmt: skip
@@ -264,17 +271,19 @@ SOLUTIONS[7] = [
     (
         "end",
         """
-        def alignment(model, loss_weights, d1, d2, step_size, lam=1.0, temperature=1.0):
+        def alignment(model, loss_weights, d1, d2, again, step_size, lam=1.0, temperature=1.0):
             theta = dict(model.named_parameters())
-            (ce, kd), loss, _, _ = lower_level(model, loss_weights, d1, temperature)
+            logits = frozen_dropout(model, d1)(theta)
+            ce, kd = loss_terms(logits, d1.labels, loss_weights.teachers, temperature)
+            L = objective(ce, kd, *loss_weights())
 
             def gradients(scalar, at):
                 options = dict(retain_graph=True, materialize_grads=True)
                 return torch.autograd.grad(scalar, list(at.values()), **options)
 
-            step = zip(theta.items(), gradients(loss, theta), strict=True)
+            step = zip(theta.items(), gradients(L, theta), strict=True)
             ahead = {n: (p - step_size * g).detach().requires_grad_() for (n, p), g in step}
-            v = gradients(upper_loss(model, ahead, d1, d2, lam), ahead)
+            v = gradients(judge_loss(model, ahead, d2, again, lam), ahead)
 
             def dot(a, b):
                 return sum((x * y).sum() for x, y in zip(a, b, strict=True))
@@ -287,15 +296,15 @@ SOLUTIONS[7] = [
 
             rows = [torch.stack([cosine(x) for x in row]) for row in kd]
             return torch.stack([cosine(x) for x in ce]), torch.stack(rows)
+
+        def align(model, loss_weights, *problem):
+            terms, g, _ = unrolled(model, loss_weights, *problem)
+            dw = [-x for x in alignment(model, loss_weights, *problem[:-1])]
+            omega = list(loss_weights.parameters())
+            return terms, g, torch.autograd.grad(loss_weights(), omega, grad_outputs=dw)
+
+        FORMS["align"] = align
         """,
-    ),
-    ("text", '"unrolled", "difference")', '"unrolled", "difference", "align")'),
-    (
-        "text",
-        "        hyper = torch.autograd.grad(w, omega, grad_outputs=dw)",
-        "        if method == 'align':\n"
-        "            dw = [-x for x in alignment(model, loss_weights, d1, d2, step_size, lam)]\n"
-        "        hyper = torch.autograd.grad(w, omega, grad_outputs=dw)",
     ),
 ]
 COSINE = "dot(g, v) / (dot(g, g).sqrt() * dot(v, v).sqrt())"
@@ -303,18 +312,17 @@ MISTAKES[7] = [
     ("divided by neither length", COSINE, "dot(g, v)"),
     ("not divided by ..v..", COSINE, "dot(g, v) / dot(g, g).sqrt()"),
     ("not divided by the length of grad", COSINE, "dot(g, v) / dot(v, v).sqrt()"),
-    ("NaN .* the cosine is 0", "if dot(g, g) == 0:", "if False:"),
+    ("NaN; where .* the cosine is 0", "if dot(g, g) == 0:", "if False:"),
     ("yours is taken at Theta$", "(p - step_size * g)", "(p - 0 * g)"),
-    ("lambda F[(]D1[)] is missing", "(model, ahead, d1, d2, lam)", "(model, ahead, d1, d2, 0.0)"),
+    ("lambda F[(]D1[)] is missing", "d2, again, lam)", "d2, again, 0.0)"),
+    ("yours are those of the step", "d2, again, lam)", "d2, d1, lam)"),
     ("swapped", "torch.stack(rows)", "torch.stack(rows).T"),
-    ("one for each tensor", COSINE,
-     "sum(F.cosine_similarity(x.flatten(), y.flatten(), 0) for x, y in zip(g, v))"),
     ("leaves something in .grad", "theta = dict", "model.exits[0].bias.sum().backward()\n"
      "            theta = dict"),
-    ("give cross_level a method 'align'", ', "difference", "align")', ', "difference")'),
+    ("enter a form 'align'", 'FORMS["align"] = align', ""),
     ("the sign is wrong: Omega descends", "[-x for x in alignment", "[x for x in alignment"),
-    ("no step size", "[-x for x in alignment", "[-step_size * x for x in alignment"),
-    ("still the inner product", "if method == 'align':", "if False:"),
+    ("no step size", "[-x for x in alignment", "[-problem[3] * x for x in alignment"),
+    ("still the inner product", "= align\n", "= unrolled\n"),
 ]  # fmt: skip
 
 LAYERS = "self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))"
@@ -372,7 +380,7 @@ def test_a_mistake_is_named(monkeypatch, n, words, changes):
 
 
 OTHER_WAYS = [
-    (1, [ALL, "torch.stack([F.softmax(z, -1).max(-1)[0] for z in last] or [z := "
+    (1, [ALL, "torch.stack([torch.softmax(z, -1).max(-1)[0] for z in last] or [z := "
               "torch.ones(history.shape[1])]).min(0)[0] > 0.9"]),
     (2, [R, "torch.log(((p.exp() + q.exp()) / 2).clamp(min=1e-30))"]),
     (2, [R, f"({R}).detach()"]),  # the derivative through r vanishes
@@ -411,8 +419,9 @@ def test_the_command_on_the_unedited_project():
 
 def test_the_command_on_a_students_copy(tmp_path):
     """A right solution, and then a syntax error: one line, and no traceback."""
-    (tmp_path / "exercises").mkdir()
-    for name in ("bert.py", "data.py", "leebert.py", "exercises/check.py"):
+    for folder in ("exercises", "support"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    for name in ("bert.py", "data.py", "leebert.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     with open(tmp_path / "leebert.py", "a", encoding="utf-8") as file:
         file.write(textwrap.dedent(SOLUTIONS[1][0][1]))
@@ -445,7 +454,7 @@ def test_the_list_has_a_page_for_every_check(monkeypatch, capsys):
 def test_pages_have_their_parts_and_name_options_that_exist():
     import train
 
-    known = {f"--{f.name.replace('_', '-')}" for f in train.fields(train.Config)}
+    known = {f"--{name.replace('_', '-')}" for name in vars(train.Config())}
     for _, _, path in check.pages().values():
         page = path.read_text(encoding="utf-8")
         for part in ("Time: ", "**Change.**", "**Formula.**", "**See.**", "**Traps.**"):
