@@ -1,4 +1,4 @@
-"""Two exits with one number each: what hypergradient.md, beside this file, computes with.
+"""Two exits with one number each: the code behind hypergradient.md, beside this file.
 
     python docs/two_exits.py        # checks the page's numbers, then draws its two pictures
 
@@ -144,8 +144,8 @@ def run(optimize, d1, d2, xi, steps=100):
             L = w @ terms(model, d1)
             history.append(torch.cat([w, L[None], F(model, d2)[None], model.P()]))
         training_step(
-            model, loss_weights, theta_optimizer, omega_optimizer, d1, d2, optimize, max_norm=1e9,
-            step_size=xi, lam=0.0, method="forward", temperature=1.0,
+            model, loss_weights, theta_optimizer, omega_optimizer, d1, d2,
+            optimize=optimize, step_size=xi, max_norm=1e9,
         )  # fmt: skip
     return torch.stack(history)  # (steps + 1, 8)
 
@@ -157,7 +157,7 @@ def table(history, steps=(0, 1, 10, 100)):
 
 
 def check():
-    """Run the page's examples; print those whose result is another one.   -> how many are wrong"""
+    """Run the page's examples; print those whose result differs.   -> how many are wrong"""
     wrong, examples = doctest.testfile(str(FOLDER / "hypergradient.md"), module_relative=False)
     print(f"hypergradient.md: {examples} examples, {wrong} wrong")
     return wrong
