@@ -1,12 +1,15 @@
-"""The pages' numbers are those of the result files; their commands are those that CI runs."""
+"""The pages are true: numbers, commands, options, links, and the passes that they count."""
 
 import re
+import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import random_batch, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
 
 import leebert
 import train
@@ -17,7 +20,13 @@ sys.path.insert(0, str(ROOT / "experiments"))
 import tables  # noqa: E402
 
 PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in tables.PAGES}
-README, FAQ = PAGES["README.md"], PAGES["docs/faq.md"]
+README, SPEED = PAGES["README.md"], PAGES["docs/speed.md"]
+
+
+def blocks(text):
+    """The lines of all code blocks, without comments; a command that follows && is another line."""
+    code = "".join(re.findall(r"^```\n(.*?)^```$", text, flags=re.S | re.M))
+    return [part.split(" #")[0].strip() for part in re.split(r"\n| && ", code)]
 
 
 def test_every_number_comes_from_a_result_file():
@@ -27,55 +36,75 @@ def test_every_number_comes_from_a_result_file():
         assert tables.fill(text) == text, f"{page}: run python experiments/tables.py"
 
 
+def test_the_readme_is_short():
+    assert 1200 <= len(README.split()) <= 1500
+    assert len(tables.first_run().splitlines()) - 2 <= 15
+
+
 def test_the_two_commands_stand_there_exactly():
     assert "\npip install -r requirements.txt && python train.py\n" in README
     assert "\npip install -r requirements-dev.txt && pytest\n" in README
 
 
+def test_the_commands_of_the_readme_parse():
+    commands = [line for line in blocks(README) if line.startswith("python train.py")]
+    assert len(commands) == 5
+    for command in commands:
+        train.parse(shlex.split(command)[2:])
+
+
+def test_equations_have_the_numbers_of_the_code():
+    numbers = [int(n) for n in re.findall(r"\\tag\{(\d)\}", README)]
+    in_code = (ROOT / "leebert.py").read_text(encoding="utf-8")
+    assert numbers == sorted({int(n) for n in re.findall(r"\((\d)\)$", in_code, flags=re.M)})
+
+
+def anchors(page):
+    """What a link to a heading of the page may say after the #, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_every_option_and_file_it_names_exists(page):
-    known = {f"--{f.name.replace('_', '-')}" for f in train.fields(train.Config)}
+def test_every_option_file_and_link_exists(page):
+    text = PAGES[page]
+    known = {f"--{f.name.replace('_', '-')}" for f in fields(train.Config)}
     for script in (ROOT / "experiments").glob("*.py"):
         known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', script.read_text()))
     known |= {"--help", "--nproc-per-node"}
-    assert set(re.findall(r"--[a-z][a-z0-9-]+", PAGES[page])) <= known
-    for name in re.findall(r"(?:`|python )((?:[a-z]+/)?\w+\.(?:py|md))\b", PAGES[page]):
+    assert set(re.findall(r"--[a-z][a-z0-9-]+", text)) <= known
+    for name in re.findall(r"(?:`|python )((?:[a-z]+/)?\w+\.(?:py|md))\b", text):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"\]\(([^#):]+)", PAGES[page]):
-        assert ((ROOT / page).parent / name).exists(), name
+    for name in re.findall(r"python -m (\S+)", text):
+        assert (ROOT / f"{name.replace('.', '/')}.py").exists(), name
+    for name, heading in re.findall(r"\]\(([^#):]*)#?([^):]*)\)", text):
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), name
+        assert not heading or heading in anchors(target), heading
 
 
-def passes(optimize, method):
-    """Cost of one training step, counted at the encoder: an example forward 1, backward 2 more; a
-    forward pass that carries a derivative 3, or 2 where it makes no product a second time.
-    """
-    model, weights = tiny_model(), leebert.LossWeights(3).double()
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, weights)]
-    d1, d2 = random_batch(B=4, seed=1), random_batch(B=4, seed=2)
-    share = 0.5 if optimize == "cross" else 0.0  # as train.py does at lambda = 1
-    cost = []
+def passes(optimize, form):
+    """Cost of one training step, in forward passes of the step's batch: a plain step is 3."""
 
-    def count(module, inputs, states):
-        carries = torch.autograd.forward_ad.unpack_dual(states[0]).tangent is not None
-        one = (2 if method == "reuse" else 3) if carries else 3 if states[0].requires_grad else 1
-        cost.append(one * len(states[0]) / len(d1.labels))
+    def operations(optimize):
+        model, weights = tiny_model(), leebert.LossWeights(3).double()
+        optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, weights)]
+        size = 2 if optimize == "cross" else 4  # as train.py does at lambda = 1
+        d1, d2, again = random_batch(4, seed=1), random_batch(size, seed=2), random_batch(2, seed=3)
+        with FlopCounterMode(display=False) as counter:
+            leebert.training_step(
+                model, weights, *optimizers, d1, d2, again,
+                optimize=optimize, step_size=0.1, method=form,
+            )  # fmt: skip
+        return counter.get_total_flops()
 
-    model.bert.register_forward_hook(count)
-    options = dict(step_size=0.1, lam=1.0, method=method, temperature=1.0)
-    d1_judge, d2 = train.some_of(d1, share), train.some_of(d2, 1 - share)
-    leebert.training_step(
-        model, weights, *optimizers, d1, d2, optimize, 1.0, d1_judge=d1_judge, **options
-    )
-    return sum(cost)
+    return 3 * operations(optimize) / operations("fixed")
 
 
-@pytest.mark.parametrize("method", ["reuse", "difference"])
-def test_the_passes_of_a_step_are_those_of_the_page(method):
-    rows = re.findall(r"^\| (?:plain: )?`(\w+)`.* \| (\d+) \|", FAQ, flags=re.M)
-    assert [name for name, _ in rows] == ["single", "bilevel", "cross"]
-    for optimize, number in rows:
-        assert passes(optimize, method) == int(number)
-
-
-def test_forward_costs_one_more():
-    assert passes("bilevel", "forward") == passes("bilevel", "reuse") + 1
+def test_the_passes_of_a_step_are_those_of_the_page():
+    by_step = re.findall(r"^\| (?:plain: )?`(\w+)`[^|]*\| (\d) \|", SPEED, flags=re.M)
+    found = {name: int(number) for name, number in by_step}
+    assert list(found) == ["single", "bilevel", "cross", *leebert.FORMS]
+    for name, number in found.items():
+        call = ("bilevel", name) if name in leebert.FORMS else (name, "unrolled")
+        assert passes(*call) == pytest.approx(number)
