@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ sys.path.insert(0, str(ROOT / "experiments"))
 import compare  # noqa: E402
 import evidence  # noqa: E402
 import methods  # noqa: E402
+import tables  # noqa: E402
 
 TINY = ["--train-examples=96", "--epochs=1"]  # 3 steps of the toy task
 
@@ -76,7 +76,8 @@ def test_theta_descends_the_loss_of_the_method(name, loss):
     weights = weights_of(name)
     if methods.METHODS[name].settings.get("weights") == "depth":
         leebert.set_depth_weights(weights)
-    found = leebert.gradients(model, weights, batch, None, "fixed", temperature=1.0)[1]
+    terms = leebert.loss_terms(model(*batch[:3]), batch.labels, weights.teachers)
+    found = gradient(leebert.objective(*terms, *weights()), model)
     z = model(batch.input_ids, batch.token_type_ids, batch.attention_mask)
     ce = torch.stack([F.cross_entropy(x, batch.labels) for x in z])
     kd = torch.stack([
@@ -104,6 +105,7 @@ def test_cut_after_k_is_a_model_of_k_layers(monkeypatch):
     assert sum(p.numel() for p in cut.parameters()) == all_of_it - number
 
 
+@pytest.mark.slow
 def test_deebert_freezes_encoder_and_last_exit(tmp_path, monkeypatch):
     """After stage 2 they are bit by bit those of the reference; the other exits have moved."""
     before, last, _ = trained("last", tmp_path, monkeypatch)
@@ -140,15 +142,29 @@ def test_berxit_alternates(monkeypatch):
     assert seen == [[0, 0, 1], [1, 1, 1]] * 2
 
 
-def test_others_judge_than_those_whose_terms_are_judged(monkeypatch):
-    seen = []
-    monkeypatch.setattr(train, "training_step", lambda d1, d1_judge: seen.append((d1, d1_judge)))
-    with methods.changed([methods.judged_by_others], None):
-        for step in range(4):
-            train.training_step(step, d1_judge=step)
-    assert seen == [(0, 0), (1, 0), (2, 1), (3, 2)]
+def test_the_steps_own_batch_judges(monkeypatch):
+    """n = 2 of the 5 rows, evenly spaced: the first and the third."""
+    d1, again, seen = random_batch(B=5, seed=1), random_batch(B=2, seed=2), []
+    monkeypatch.setattr(train, "training_step", lambda *args, **options: seen.append(args[6]))
+    with methods.changed([methods.judged_by_its_own_batch], None):
+        train.training_step(None, None, None, None, d1, None, again, optimize="cross")
+    assert torch.equal(seen[0].input_ids, d1.input_ids[[0, 2]])
 
 
+def test_dropout_when_the_weights_are_judged():
+    """As `judge_loss` does without dropout; with it, another number, and the mode is put back."""
+    model, d2 = tiny_model(dropout=0.5).train(), random_batch()
+    theta = dict(model.named_parameters())
+    for judge, same in ((leebert.judge_loss, True), (methods.judged_with_dropout, False)):
+        a, b = (judge(model, theta, d2, None, 0.0).item() for _ in range(2))
+        assert (a == b) == same and model.training
+    model.eval()
+    assert methods.judged_with_dropout(model, theta, d2, None, 0.0) == leebert.judge_loss(
+        model, theta, d2, None, 0.0
+    )
+
+
+@pytest.mark.slow
 def test_frozen_begins_and_stays_where_cross_has_ended(tmp_path, monkeypatch):
     trained("all-cross", tmp_path, monkeypatch, seed=3)
     end = json.loads((tmp_path / "toy" / "all-cross-s3.json").read_text())["weights"]
@@ -160,6 +176,7 @@ def test_frozen_begins_and_stays_where_cross_has_ended(tmp_path, monkeypatch):
     assert after["ce"] == pytest.approx(end["ce"])
 
 
+@pytest.mark.slow
 def test_without_d2_it_sees_the_batches_of_cross(tmp_path, monkeypatch):
     """all-uniform-d1 is paired with all-cross: d1 in the same order."""
     seen = {}
@@ -167,9 +184,9 @@ def test_without_d2_it_sees_the_batches_of_cross(tmp_path, monkeypatch):
     for name in ("all-cross", "all-uniform-d1", "all-uniform"):
         ids = seen[name] = []
 
-        def spy(model, weights, theta, omega, d1, d2, *args, ids=ids, **options):
-            ids.append(d1.input_ids)
-            return step(model, weights, theta, omega, d1, d2, *args, **options)
+        def spy(*args, ids=ids, **options):
+            ids.append(args[4].input_ids)  # d1
+            return step(*args, **options)
 
         monkeypatch.setattr(train, "training_step", spy)
         trained(name, tmp_path, monkeypatch)
@@ -217,22 +234,23 @@ def test_softmax_weights_begin_uniform_and_keep_their_sum():
 
 
 def test_alignment_is_the_hypergradient_without_the_lengths():
-    """< v, grad l_k > = cos ||v|| ||grad l_k||, and dG/dw_k = -xi < v, grad l_k >."""
-    model, d1, d2 = tiny_model(), random_batch(seed=1), random_batch(seed=2)
+    """< v, grad l_k > = cos ||v|| ||grad l_k||, and dJ/dw_k = -xi < v, grad l_k >."""
+    model = tiny_model()
+    d1, d2, again = (random_batch(seed=seed) for seed in (1, 2, 3))
     weights, xi = leebert.LossWeights(3).double(), 0.1
-    ce, kd = methods.alignment(model, weights, d1, d2, xi, 0.7)
-    hyper = leebert.hypergradient(model, weights, d1, d2, xi, 0.7, "unrolled")
-    _, loss, _, _ = leebert.lower_level(model, weights, d1, 1.0)
-    g = gradient(loss, model)
+    ce, kd = methods.alignment(model, weights, d1, d2, again, xi, 0.7)
+    hyper = leebert.hypergradient(model, weights, d1, d2, xi, 0.7, again=again)
+    terms = leebert.loss_terms(model(*d1[:3]), d1.labels)
+    g = gradient(leebert.objective(*terms, *weights()), model)
     named = zip(model.named_parameters(), g, strict=True)
     ahead = {n: (p - xi * x).detach().requires_grad_() for (n, p), x in named}
-    judgement = leebert.upper_loss(model, ahead, d1, d2, 0.7)
-    v = methods.flat(torch.autograd.grad(judgement, list(ahead.values())))
+    J = leebert.judge_loss(model, ahead, d2, again, 0.7)
+    v = methods.flat(torch.autograd.grad(J, list(ahead.values())))
     for m in range(3):
-        terms, _ = leebert.loss_terms(model(*d1[:3]), d1.labels)
-        length = methods.flat(gradient(terms[m], model)).norm()
+        length = methods.flat(gradient(leebert.loss_terms(model(*d1[:3]), d1.labels)[0][m], model))
         # dw_m / dOmega_m = 2 * 1/4 at Omega = 0
-        assert float(-2 * hyper[0][m] / xi) == pytest.approx(float(ce[m] * v.norm() * length))
+        expected = float(ce[m] * v.norm() * length.norm())
+        assert float(-2 * hyper[0][m] / xi) == pytest.approx(expected)
     assert kd.diagonal().tolist() == [0, 0, 0] and kd.abs().max() > 0.01
 
 
@@ -257,6 +275,7 @@ def command(*args):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_repeated_gives_the_same_file_and_a_finished_one_is_left_alone(tmp_path):
     run = ["--task", "toy", "--seeds", "1", "--only", "all-cross", "--results"]
     for folder in ("one", "two"):
@@ -467,25 +486,12 @@ def test_the_tables_of_weights_know_students_from_teachers(tmp_path):
     assert float(row.split("(")[-1].rstrip(") |")) == pytest.approx(chance, abs=0.02)
 
 
-def test_write_tables_leaves_a_page_that_is_up_to_date(tmp_path):
-    """In a copy of the project: unchanged; and written anew where a number was changed by hand."""
-    copy = tmp_path / "copy"
-    ignored = shutil.ignore_patterns("__pycache__", "runs", "data", "models", ".*", "*.partial")
-    shutil.copytree(ROOT, copy, ignore=ignored)
-
-    def write():
-        call = [sys.executable, "experiments/compare.py", "--write-tables"]
-        done = subprocess.run(call, cwd=copy, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return path.read_bytes()
-
-    path = copy / "docs" / "evidence.md"
-    page = path.read_bytes()
-    assert write() == page
-    path.write_bytes(page.replace(b"BERT-base, no exits | 66.4", b"BERT | 99.9"))
-    assert path.read_bytes() != page and write() == page
+def test_what_stands_in_a_block_is_written_anew_and_the_rest_stays():
+    text = "before\n<!-- table: published -->\nwrong\n<!-- end -->\nafter"
+    assert tables.fill(text) == text.replace("wrong", evidence.published_table())
 
 
+@pytest.mark.slow
 def test_pictures_show_the_numbers_of_the_results(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     import plot
