@@ -1,0 +1,234 @@
+"""The specification of leebert.py's hypergradient: how J depends on the loss weights.
+
+    Theta' = Theta - xi grad_Theta L(D1; Theta, Omega)     J = F(D2; Theta') + lambda F(D1; Theta')
+
+A wrong sign, a wrong factor or a wrong detach does not show in training curves. So every form is
+compared, in float64, with something that shares no line with it. The terms of L, which appear here
+as given, have tests of their own in test_leebert.py.
+"""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn as nn
+from conftest import random_batch, tiny_model
+from torch.nn.functional import cross_entropy, mse_loss
+
+from data import Batch
+from leebert import FORMS, LossWeights, hypergradient, judge_loss, loss_terms, objective
+
+every_form = pytest.mark.parametrize("method", FORMS)
+
+
+def problem(teachers="all", num_classes=3, dropout=0.0):
+    """-> a model of three exits, loss weights far from 0, and three batches: d1, d2, again."""
+    model = tiny_model(dropout=dropout, num_classes=num_classes).train()
+    weights = LossWeights(3, teachers).double()
+    torch.manual_seed(7)
+    for p in weights.parameters():
+        nn.init.normal_(p)
+    batches = [random_batch(B, T, seed=seed) for B, T, seed in ((5, 7, 1), (4, 6, 2), (3, 7, 3))]
+    if num_classes == 1:
+        batches = [d._replace(labels=0.7 * d.labels.double()) for d in batches]
+    return model, weights, *batches
+
+
+def ours(case, method, xi=0.1, lam=0.7, tau=1.0):
+    model, weights, d1, d2, again = case
+    return hypergradient(model, weights, d1, d2, xi, lam, method, tau, again)
+
+
+def assert_equal(result, expected, method="unrolled"):
+    """To rounding; the difference of two passes to 1e-8."""
+    atol = 1e-8 if method == "difference" else 1e-12
+    torch.testing.assert_close(list(result), list(expected), atol=atol, rtol=0)
+
+
+def look_ahead(case, xi, tau=1.0):
+    """-> a copy of the model at Theta', by an ordinary backward pass and SGD."""
+    model, weights, d1, _, _ = case
+    ahead = copy.deepcopy(model)
+    objective(*loss_terms(ahead(*d1[:3]), d1.labels, weights.teachers, tau), *weights()).backward()
+    torch.optim.SGD(ahead.parameters(), lr=xi).step()
+    return ahead
+
+
+def judge(model, d2, again, lam):
+    """-> J: F(d2) + lambda F(again), F being the mean over the exits, by torch's own losses."""
+
+    def mean_loss(batch):
+        exits, y = model(*batch[:3]), batch.labels
+        number = exits.shape[-1] == 1
+        return sum(mse_loss(z[:, 0], y) if number else cross_entropy(z, y) for z in exits) / 3
+
+    return mean_loss(d2) + lam * mean_loss(again)
+
+
+def separate_backward_passes(case, xi=0.1, lam=0.7, tau=1.0, xi_of_v=None):
+    """The formula with nothing shared: one backward pass for v, and one for each of the K terms.
+
+    By the chain rule dJ/dw_k = < v, dTheta'/dw_k >, with v = grad J(Theta'). Since L is linear in
+    w, dTheta'/dw_k = -xi grad l_k(Theta). Autograd does the rest, dw/dOmega.
+    """
+    model, weights, d1, d2, again = case
+    ahead = look_ahead(case, xi if xi_of_v is None else xi_of_v, tau)
+    v = torch.autograd.grad(judge(ahead, d2, again, lam), list(ahead.parameters()))
+
+    def dw(term):
+        g = torch.autograd.grad(
+            term, list(model.parameters()), retain_graph=True, materialize_grads=True
+        )
+        return -xi * sum((a * b).sum() for a, b in zip(v, g, strict=True))
+
+    ce, kd = loss_terms(model(*d1[:3]), d1.labels, weights.teachers, tau)
+    dw_ce = torch.stack([dw(term) for term in ce])  # (M,)
+    dw_kd = torch.stack([dw(term) for term in kd.flatten()]).view_as(kd)  # (M, M)
+    return torch.autograd.grad(weights(), list(weights.parameters()), (dw_ce, dw_kd))
+
+
+@every_form
+@pytest.mark.parametrize("teachers, num_classes, tau", [
+    ("none", 3, 1.0), ("last", 3, 1.0), ("later", 3, 1.0), ("all", 3, 1.0), ("all", 3, 2.5),
+    ("later", 1, 1.0),
+])  # fmt: skip
+def test_equals_separate_backward_passes(teachers, num_classes, tau, method):
+    case = problem(teachers, num_classes)
+    assert_equal(ours(case, method, tau=tau), separate_backward_passes(case, tau=tau), method)
+
+
+@every_form
+def test_gradcheck_of_the_whole_map(method):
+    """No formula at all: J at Omega + 1e-5 and at Omega - 1e-5, one entry after the other."""
+    _, weights, _, *judges = case = problem()
+
+    class Judged(torch.autograd.Function):
+        """Omega -> J by an ordinary step; its backward pass says what leebert.py says."""
+
+        @staticmethod
+        def forward(ctx, ce, kd):
+            weights.load_state_dict({"ce": ce, "kd": kd})
+            with torch.enable_grad():
+                ctx.result = ours(case, method, xi=0.3)
+                return judge(look_ahead(case, xi=0.3), *judges, lam=0.7).detach()
+
+        @staticmethod
+        def backward(ctx, upstream):
+            return tuple(upstream * x for x in ctx.result)
+
+    omega = [p.detach().clone().requires_grad_() for p in weights.parameters()]
+    assert torch.autograd.gradcheck(Judged.apply, omega, eps=1e-5, atol=1e-8, rtol=1e-5)
+
+
+@every_form
+def test_v_is_taken_at_the_look_ahead(method):
+    """v(Theta') is not v(Theta): at a large xi the two formulas are clearly different.
+
+    As xi shrinks, Theta' -> Theta, and they become the same.
+    """
+    case = problem()
+    for xi, differs in ((0.5, True), (1e-7, False)):
+        result, at_theta = ours(case, method, xi), separate_backward_passes(case, xi, xi_of_v=0.0)
+        for a, b in zip(result, at_theta, strict=True):
+            assert ((a - b).abs().max() > 0.05 * a.abs().max()) == differs
+
+
+@every_form
+def test_without_a_look_ahead_there_is_no_gradient(method):
+    """F does not contain Omega: exactly zero at xi = 0, and not at xi > 0."""
+    case = problem()
+    assert all((x == 0).all() for x in ours(case, method, xi=0.0))
+    assert all((x != 0).any() for x in ours(case, method, xi=0.1))
+
+
+@every_form
+def test_cross_is_bilevel_on_d2_plus_lambda_times_bilevel_on_again(method):
+    """J is a sum and the gradient is linear; Theta' is made from d1 in all three."""
+    model, weights, d1, d2, again = case = problem()
+    on_d2, on_again = (hypergradient(model, weights, d1, d, 0.1, 0.0, method) for d in (d2, again))
+    expected = [a + 0.7 * b for a, b in zip(on_d2, on_again, strict=True)]
+    assert_equal(ours(case, method, lam=0.7), expected, method)
+    left_out = hypergradient(model, weights, d1, d2, 0.1, 0.7, method)  # the judge gets d1 itself
+    assert_equal(left_out, ours((model, weights, d1, d2, d1), method), method)
+
+
+def test_all_forms_have_the_same_dropout():
+    """`unrolled` passes over D1 once and cannot mix up masks; the others see the masks it sees.
+
+    The next call has other masks.
+    """
+    case, results = problem(dropout=0.3), {}
+    for method in FORMS:
+        torch.manual_seed(5)
+        results[method] = ours(case, method)
+        assert_equal(results[method], results["unrolled"], method)
+        following = ours(case, method)
+        assert (following[0] - results[method][0]).abs().max() > 1e-3
+
+
+def test_the_judge_has_no_dropout():
+    model, _, _, d2, again = problem(dropout=0.3)
+    J = judge_loss(model, dict(model.named_parameters()), d2, again, 0.7)
+    assert_equal([J], [judge(model.eval(), d2, again, 0.7)])
+
+
+@every_form
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_of_the_model_changes(training, method):
+    """Parameters, .grad, optimizer state and training mode: the same to the bit."""
+    model, weights, *_ = case = problem(dropout=0.2)
+    parameters = [*model.train(training).parameters(), *weights.parameters()]
+    optimizer = torch.optim.AdamW(parameters)
+    sum(p.square().sum() for p in parameters).backward()
+    optimizer.step()
+
+    def state():
+        moments = [x for s in optimizer.state.values() for x in s.values()]
+        return [*parameters, *(p.grad for p in parameters), *moments]
+
+    before = [x.detach().clone() for x in state()]
+    ours(case, method)
+    assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
+    assert all(module.training == training for module in model.modules())
+
+
+class TwoNumbers(nn.Module):
+    """Two exits that look at nothing: z_m = (0, theta_m), so P(class 1) = sigmoid(theta_m)."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([0.0, math.log(3)], dtype=torch.float64))
+
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
+        logits = torch.stack([torch.zeros_like(self.theta), self.theta], dim=-1)  # (M, C)
+        return logits[:, None].expand(-1, len(input_ids), -1)  # (M, B, C)
+
+
+def one_example(label):
+    zeros = torch.zeros(1, 1, dtype=torch.long)
+    return Batch(zeros, zeros, zeros + 1, torch.tensor([label]))
+
+
+@every_form
+@pytest.mark.parametrize("truth", [0, 1])
+def test_by_hand(truth, method):
+    """s = sigmoid(theta) = (1/2, 3/4). D1 has one example of class 1, D2 one of class `truth`.
+
+    Gradients of the terms, each in one coordinate only:
+        CE_1: s_1 - 1 = -1/2           CE_2: s_2 - 1 = -1/4
+        KD_{1<-2}: s_1 - s_2 = -1/4    KD_{2<-1}: s_2 - s_1 = +1/4
+    All w are 1 at Omega = 0 (each student has one teacher), so
+        Theta' = (0 + xi 3/4, log 3 + xi 0)
+    F = (CE_1 + CE_2) / 2, so v_m = (sigmoid(Theta'_m) - truth) / 2, and dw/dOmega = 1/2:
+        dJ/dOmega_k = -xi v_m grad l_k / 2.
+    If truth = 1, v < 0: both CE and KD_{1<-2} gain weight (negative), KD_{2<-1} loses weight.
+    If truth = 0, all four signs turn.
+    """
+    xi = 0.4
+    v = [(1 / (1 + math.exp(-x)) - truth) / 2 for x in (xi * 3 / 4, math.log(3))]
+    ce = [-xi * v[0] * (-1 / 2) / 2, -xi * v[1] * (-1 / 4) / 2]
+    kd = [[0, -xi * v[0] * (-1 / 4) / 2], [-xi * v[1] * (1 / 4) / 2, 0]]
+    case = TwoNumbers(), LossWeights(2).double(), one_example(1), one_example(truth), None
+    expected = [torch.tensor(x, dtype=torch.float64) for x in (ce, kd)]
+    assert_equal(ours(case, method, xi, lam=0.0), expected, method)
