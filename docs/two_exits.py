@@ -84,7 +84,7 @@ def look_ahead(model, d1, w, xi):
 
 
 def adam_ahead(model, d1, w, alpha, eps):
-    """The same with the first step of a fresh torch.optim.Adam in place of the SGD step."""
+    """The same with the first step of a fresh torch.optim.Adam instead of the SGD step."""
     ahead = TwoExits(*model.theta.tolist(), model.shared)
     ahead.theta.grad = w @ gradients(model, d1)
     torch.optim.Adam(ahead.parameters(), lr=alpha, eps=eps).step()

@@ -26,7 +26,7 @@ sys.path.insert(0, str(FOLDER.parent))
 
 from data import Batch  # noqa: E402
 
-TAU = 1.7  # not 1, so that a forgotten temperature is seen; its square is no other usual factor
+TAU = 1.7  # not 1, so that a forgotten temperature shows; its square is not another usual factor
 
 # --------------------------------------------------------------------------------------------------
 # 1. Comparing
@@ -222,7 +222,7 @@ def check_1(leebert, bert):
     sure, answers = history.softmax(-1).amax(-1) > 0.9, history.argmax(-1)  # each (M, B)
     nobody = torch.zeros(300, dtype=torch.bool)
 
-    def last(x, m, k):  # the last k of m exits, or fewer if there are not so many
+    def last(x, m, k):  # the last k of m exits, or all of them if m < k
         return x[max(0, m - k) : m]
 
     def right(m, k):

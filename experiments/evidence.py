@@ -57,7 +57,7 @@ def parts_of_cut(task, folder=COMPARED):
 def together(runs):
     """Results of models of 1, 2, .. M layers -> one: its exits are their last exits.
 
-    Whoever has one model for each depth gets the speed of any of them, without a rule.
+    With one model for each depth, any of their speeds can be had, without a rule.
     """
     metric = runs[0]["metric"]
     exits = [{**run["exits"][-1], "exit": k} for k, run in enumerate(runs, 1)]

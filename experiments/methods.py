@@ -32,7 +32,7 @@ class Method(NamedTuple):
     settings: dict = {}
     changes: tuple[Callable, ...] = ()  # each: job -> list of (module, name, replacement)
     needs: str = ""  # the method whose result, of the same seed, must be there before
-    times: int = 1  # so many times the epochs of the task
+    times: int = 1  # factor on the epochs of the task
 
 
 class Job(NamedTuple):
@@ -408,8 +408,8 @@ MORE = {
 # The other budget: as much time as all-cross takes. A plain step costs 3 passes through the
 # network (forward 1, backward 2), a step of cross 8: in its time uniform weights make 8 / 3 as many
 # updates, rounded up in their favour. By count and not by clock, so that a run can be repeated.
-# And the bi-level methods themselves with so many, beside the same without learning: one epoch does
-# not teach these networks all that they could learn.
+# The bi-level methods get as many too, and so do the same runs without learned weights: one epoch
+# does not teach these networks all that they could learn.
 TIMES = 3
 for name in ("none-uniform", "pabee", "all-uniform", "all-uniform-d1", "all-bilevel", "all-cross"):
     METHODS[f"{name}-long"] = METHODS[name]._replace(

@@ -76,10 +76,7 @@ def spoil(edits, changes):
 
 SOLUTIONS, MISTAKES = {}, {}
 
-SOLUTIONS[1] = [
-    (
-        "end",
-        """
+SOLUTIONS[1] = [("end", """
         def pcee_rule(history, threshold):
             if len(history) < threshold:
                 return torch.zeros(history.shape[1], dtype=torch.bool)
@@ -88,9 +85,7 @@ SOLUTIONS[1] = [
             return (p.amax(dim=-1) > 0.9).all(dim=0)
 
         RULES["pcee"] = pcee_rule
-        """,
-    )
-]
+""")]  # fmt: skip
 ALL = "(p.amax(dim=-1) > 0.9).all(dim=0)"
 MISTAKES[1] = [
     ("with threshold 0", "len(history) - threshold :", "-threshold:"),
@@ -108,11 +103,7 @@ MISTAKES[1] = [
     ("shape [(][)]; expected [(]300,[)]", ALL, ALL.replace("dim=0", "")),
 ]  # fmt: skip
 
-SOLUTIONS[2] = [
-    (
-        "function",
-        "distillation",
-        """
+SOLUTIONS[2] = [("function", "distillation", """
         def distillation(logits, teacher_logits, temperature=1.0):
             student, teacher = logits, teacher_logits.detach()
             q = torch.log_softmax(student / temperature, dim=-1)[:, None]
@@ -120,9 +111,7 @@ SOLUTIONS[2] = [
             r = torch.logaddexp(p, q) - math.log(2)
             js = (p.exp() * (p - r) + q.exp() * (q - r)).sum(dim=-1) / 2
             return temperature**2 * js.mean(dim=-1)
-        """,
-    )
-]
+""")]  # fmt: skip
 R = "torch.logaddexp(p, q) - math.log(2)"
 MISTAKES[2] = [
     ("factor 1/2 .* is missing", ".sum(dim=-1) / 2", ".sum(dim=-1)"),
@@ -210,9 +199,7 @@ SOLUTIONS[5] = [
             omega = torch.cat([self.ce, self.kd.flatten()])
             w = share.sum() * torch.softmax(omega + share.log(), dim=0)
             return w[:M], w[M:].view(M, M)
-        """,
-    )
-]
+""")]  # fmt: skip
 W = "torch.softmax(omega + share.log(), dim=0)"
 MISTAKES[5] = [
     ("the weights sum to 1", "share.sum() * ", ""),
@@ -304,9 +291,7 @@ SOLUTIONS[7] = [
             return terms, g, torch.autograd.grad(loss_weights(), omega, grad_outputs=dw)
 
         FORMS["align"] = align
-        """,
-    ),
-]
+""")]  # fmt: skip
 COSINE = "dot(g, v) / (dot(g, g).sqrt() * dot(v, v).sqrt())"
 MISTAKES[7] = [
     ("divided by neither length", COSINE, "dot(g, v)"),
@@ -411,18 +396,15 @@ def command(folder, *arguments):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_command_on_the_unedited_project():
-    status, out, err = command(ROOT, "1")
-    assert (status, err) == (1, "")
-    assert re.fullmatch(r"exercise 1: not started: RULES is still the original.*\n", out)
-
-
 def test_the_command_on_a_students_copy(tmp_path):
-    """A right solution, and then a syntax error: one line, and no traceback."""
+    """Unchanged, then a right solution, then a syntax error: one line, and no traceback."""
     for folder in ("exercises", "support"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     for name in ("bert.py", "data.py", "leebert.py"):
         shutil.copy(ROOT / name, tmp_path / name)
+    status, out, err = command(tmp_path, "1")
+    assert (status, err) == (1, "")
+    assert re.fullmatch(r"exercise 1: not started: RULES is still the original.*\n", out)
     with open(tmp_path / "leebert.py", "a", encoding="utf-8") as file:
         file.write(textwrap.dedent(SOLUTIONS[1][0][1]))
     assert command(tmp_path, "1") == (0, "exercise 1: right\n", "")
