@@ -375,6 +375,14 @@ def test_entropy_of_a_confident_exit_is_a_number():
     assert RULES["entropy"](history, 1.01).tolist() == [True, True]  # log 2 / log 2 = 1
 
 
+def test_a_threshold_must_be_passed_not_only_reached():
+    """Entropy 0 and probability 1 of a sure exit; probability 1/2 of one that cannot decide."""
+    history = torch.tensor([[[1e4, -1e4], [0.0, 0.0]]])
+    assert RULES["entropy"](history, 0.0).tolist() == [False, False]
+    assert RULES["confidence"](history, 0.5).tolist() == [True, False]
+    assert RULES["confidence"](history, 1.0).tolist() == [False, False]
+
+
 def test_who_has_left_is_not_computed():
     """Rows that layer m sees = examples that leave at exit m or later."""
     model, batch = tiny_model(layers=5, std=0.5).eval(), random_batch(B=23, T=9, seed=3)
