@@ -156,13 +156,17 @@ def test_cross_is_bilevel_on_d2_plus_lambda_times_bilevel_on_again(method):
 def test_all_forms_have_the_same_dropout():
     """`unrolled` passes over D1 once and cannot mix up masks; the others see the masks it sees.
 
-    The next call has other masks.
+    The next call has other masks: one number is drawn for each call, the seed of its masks.
     """
     case, results = problem(dropout=0.3), {}
+    torch.manual_seed(5)
+    torch.randint(2**62, ())
+    after_one_number = torch.get_rng_state()
     for method in FORMS:
         torch.manual_seed(5)
         results[method] = ours(case, method)
         assert_equal(results[method], results["unrolled"], method)
+        assert torch.equal(torch.get_rng_state(), after_one_number)
         following = ours(case, method)
         assert (following[0] - results[method][0]).abs().max() > 1e-3
 
