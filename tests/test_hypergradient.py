@@ -191,8 +191,9 @@ def test_nothing_of_the_model_changes(training, method):
         moments = [x for s in optimizer.state.values() for x in s.values()]
         return [*parameters, *(p.grad for p in parameters), *moments]
 
-    before = [x.detach().clone() for x in state()]
+    before, writes = [x.detach().clone() for x in state()], [x._version for x in state()]
     ours(case, method)
+    assert [x._version for x in state()] == writes  # nor changed for a while and put back
     assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
     assert all(module.training == training for module in model.modules())
 
