@@ -7,17 +7,18 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from test_train import ROOT, options, options_of, without_clocks, workplace  # noqa: F401
+from test_train import call, options, options_of, without_clocks, workplace  # noqa: F401
 
 import train
 from data import Encoded
+from support.runs import CHECKPOINT
 from train import Config, parse
 
 SIGNALS = [getattr(signal, f"SIG{name}") for name in ("KILL", "INT", "TERM") if os.name != "nt"]
@@ -38,7 +39,8 @@ def life(argv):
     """What a process does that was forked from one which has loaded torch already."""
     sys.stdout = open(os.devnull, "w")
     torch.set_num_threads(1)
-    sys.argv, train.SELDOM, train.draw = ["train.py", *argv], 2, lambda folder: folder
+    sys.argv, train.draw = ["train.py", *argv], lambda folder: folder
+    train.CHECKPOINT_INTERVAL = 0.1  # the first one after so many seconds, then nearly every step
     train.main()
 
 
@@ -52,6 +54,7 @@ def wait_for_lines(process, folder, count):
         count -= size > before  # smaller: it has been cut back to the checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
 @pytest.mark.parametrize("seed, more", [
     (0, dict(epochs=9)),
@@ -59,14 +62,11 @@ def wait_for_lines(process, folder, count):
     (2, dict(epochs=12, optimize="single", log_every=7)),
 ])  # fmt: skip
 def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
-    workplace,  # noqa: F811
-    tmp_path,
-    seed,
-    more,
-):
-    """Eight interruptions of one run, by SIGKILL, SIGINT and SIGTERM, at random moments.
+    workplace, tmp_path, seed, more  # noqa: F811
+):  # fmt: skip
+    """Seven interruptions of one run, by SIGKILL, SIGINT and SIGTERM, at random moments.
 
-    Checkpoints take a third of the time, so that many are hit while they are being written.
+    Checkpoints take much of the time, so that many are hit while they are being written.
     """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["train", "test_resume"])
@@ -87,7 +87,7 @@ def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
         assert process.exitcode == 0
     lines = len((tmp_path / "whole" / "log.jsonl").read_text().splitlines())
     seconds = json.loads((tmp_path / "whole" / "result.json").read_text())["seconds"]
-    while len(ends) < 8:
+    while len(ends) < 7:
         process = start(folder)
         if rng.random() < 0.25:
             time.sleep(loading * rng.random())
@@ -106,7 +106,8 @@ def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
         # Before main() has begun, Python answers a signal in its own way.
         before = 1 if number == signal.SIGINT else -number
         assert process.exitcode in (128 + number, before, -number)
-        moments |= {path.name.split("-")[1] for path in train.checkpoints(folder)}
+        if (folder / CHECKPOINT).exists():
+            moments.add(torch.load(folder / CHECKPOINT, weights_only=True)["counts"][0])
     assert len(moments) > 2
     process = start(folder)
     process.join()
@@ -134,7 +135,7 @@ def run_until(step, argv, monkeypatch):
 @pytest.fixture
 def halfway(workplace, tmp_path, monkeypatch):  # noqa: F811
     """Two folders: a finished run, and the same one killed in step 13 of 16, after a checkpoint."""
-    monkeypatch.setattr(train, "SELDOM", 0)  # a checkpoint at every step
+    monkeypatch.setattr(train, "CHECKPOINT_INTERVAL", 0)  # a checkpoint at every step
     monkeypatch.setattr(train, "draw", lambda folder: folder)
     train.run(parse(options(workplace, out=tmp_path / "whole")))
     run_until(13, options(workplace, out=tmp_path / "run"), monkeypatch)
@@ -143,7 +144,7 @@ def halfway(workplace, tmp_path, monkeypatch):  # noqa: F811
 
 def test_the_log_goes_on_where_the_checkpoint_was(workplace, tmp_path, monkeypatch):  # noqa: F811
     """A checkpoint in every step, a line in every seventh, three lives, and what a kill left."""
-    monkeypatch.setattr(train, "SELDOM", 0)
+    monkeypatch.setattr(train, "CHECKPOINT_INTERVAL", 0)
     monkeypatch.setattr(train, "draw", lambda folder: folder)
     whole, folder = tmp_path / "whole", tmp_path / "run"
     train.run(parse(options(workplace, out=whole, log_every=7)))
@@ -156,27 +157,33 @@ def test_the_log_goes_on_where_the_checkpoint_was(workplace, tmp_path, monkeypat
     assert leave(folder) == leave(whole)
 
 
-@pytest.mark.parametrize("damage", ["cut", "bit", "both"])
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(halfway, capsys, damage):
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "garbage", "empty"])
+def test_a_damaged_checkpoint_is_one_line_and_nothing_is_touched(halfway, call, damage):  # noqa: F811
+    """It says what to do; whoever does it gets the whole run."""
     whole, folder = halfway
-    previous, last = train.checkpoints(folder)
-    assert [path.name.split("-")[1] for path in (previous, last)] == ["00000011", "00000012"]
-    data = bytearray(last.read_bytes())
-    data[len(data) // 2] ^= 1
-    last.write_bytes(data if damage == "bit" else data[:-1])
-    if damage == "both":
-        previous.write_bytes(b"")
-    capsys.readouterr()
+    data = bytearray((folder / CHECKPOINT).read_bytes())
+    weights = torch.load(folder / CHECKPOINT, weights_only=True)["model"]["exits.0.weight"]
+    data[data.index(weights.numpy().tobytes())] ^= 1  # what lies between the records is padding
+    broken = {"cut": data[:-1], "bit": data, "garbage": os.urandom(999), "empty": b""}[damage]
+    (folder / CHECKPOINT).write_bytes(broken)
+    before = contents(folder)
+    done = call(train.main, f"--resume={folder}")
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert last.startswith(f"error: {folder / CHECKPOINT}: damaged (")
+    assert last.endswith("; delete it to start again") and contents(folder) == before
+    (folder / CHECKPOINT).unlink()
     train.run(parse([f"--resume={folder}"]))
-    printed = capsys.readouterr().out
-    assert f"going on after step {0 if damage == 'both' else 11}\n" in printed
-    assert printed.count("is damaged") == (2 if damage == "both" else 1) and str(last) in printed
     assert leave(folder) == leave(whole)
 
 
 def test_a_log_that_was_there_before_counts_for_nothing(workplace, tmp_path, monkeypatch):  # noqa: F811
     """Of a run whose config.json is gone. A checkpoint before the first line, lines, a kill."""
-    monkeypatch.setattr(train, "SELDOM", 10**9)
+    monkeypatch.setattr(train, "CHECKPOINT_INTERVAL", 10**9)
     monkeypatch.setattr(train, "draw", lambda folder: folder)
     whole, folder = tmp_path / "whole", tmp_path / "run"
     train.run(parse(options(workplace, out=whole, log_every=2)))
@@ -187,24 +194,12 @@ def test_a_log_that_was_there_before_counts_for_nothing(workplace, tmp_path, mon
     assert leave(folder) == leave(whole)
 
 
-def test_a_file_of_the_user_that_is_called_so_too_stays(workplace, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(train, "SELDOM", 0)
-    mine = tmp_path / "run" / "checkpoint-best.pt"
-    mine.parent.mkdir()
-    mine.write_bytes(b"mine")
-    train.run(parse(options(workplace, out=tmp_path / "run")))
-    assert mine.read_bytes() == b"mine" and len(list(mine.parent.glob("checkpoint-*"))) == 1
-
-
-def test_a_finished_run_is_not_touched(halfway, capsys):
-    """But for a checkpoint that a kill at the very end has left."""
+def test_a_finished_run_is_not_touched(halfway, call):  # noqa: F811
     whole, _ = halfway
-    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in whole.iterdir()}
-    (whole / f"checkpoint-00000016-{'0' * 16}.pt").write_bytes(b"")
-    capsys.readouterr()
-    assert train.run(parse([f"--resume={whole}"])) == whole
-    assert capsys.readouterr().out == f"{whole} is finished; nothing was done\n"
-    after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in whole.iterdir()}
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in whole.iterdir()}
+    done = call(train.main, f"--resume={whole}")
+    assert (done.returncode, done.stdout) == (0, f"{whole} is finished; nothing to do\n")
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in whole.iterdir()}
     assert before == after
 
 
@@ -213,16 +208,16 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
     train.parse([f"--resume={folder}", "--lr=1e-3", "--seed=0"])  # the same: no objection
     for option, was in (("--lr=2.0", "0.001"), ("--seed=1", "0"), ("--redraw", "False")):
         name = option.partition("=")[0]
-        with pytest.raises(ValueError, match=f"^{name} .*: this run began with {was}, which stays"):
+        with pytest.raises(ValueError, match=f"^{name} .*: this run started with {was}; cannot"):
             parse([f"--resume={folder}", option])
-    with pytest.raises(ValueError, match="no run to go on with"):
+    with pytest.raises(ValueError, match="no run to resume"):
         parse([f"--resume={tmp_path / 'nowhere'}"])
-    with pytest.raises(ValueError, match="holds an unfinished run; --resume"):
+    with pytest.raises(ValueError, match="holds an unfinished run; continue it with --resume"):
         train.run(parse(options(workplace, out=folder)))
     path = folder / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "train_data": "0" * 16}))
-    with pytest.raises(ValueError, match="train_data has changed since this run began"):
+    with pytest.raises(ValueError, match="train_data has changed since this run started"):
         train.run(parse([f"--resume={folder}"]))
     path.write_text("{")
     with pytest.raises(ValueError, match="not the settings of a run"):
@@ -230,103 +225,43 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no limits on this system")
-def test_a_full_disk_stops_the_run_and_loses_nothing(halfway, workplace, tmp_path):  # noqa: F811
+def test_a_full_disk_stops_the_run_and_loses_nothing(halfway, workplace, tmp_path, call):  # noqa: F811
     """Files that may not grow beyond 4 kB: the tiny checkpoint has 100."""
+    import resource
+
     whole, folder = halfway
-    before = [path.name for path in train.checkpoints(folder)]
-    limited = """
-import resource, signal, sys
-sys.path.insert(0, sys.argv.pop(1))
-import train
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-train.main()
-"""
+    before, limits = (folder / CHECKPOINT).read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     for argv in ([f"--resume={folder}"], options(workplace, out=tmp_path / "new")):
-        done = subprocess.run(
-            [sys.executable, "-c", limited, str(ROOT), *argv], capture_output=True, text=True
-        )
-        go_on, error = done.stderr.splitlines()
-        assert done.returncode == 2 and "--resume" in go_on
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        try:
+            done = call(train.main, *argv)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        hint, error = done.stderr.splitlines()
+        assert done.returncode == 2 and hint.startswith("to continue: python train.py --resume ")
         assert error.startswith("error: [Errno 27] File too large")
-    assert [path.name for path in train.checkpoints(folder)] == before
+    assert (folder / CHECKPOINT).read_bytes() == before
     for path in (folder, tmp_path / "new"):
         assert not (path / "partial").exists()
         train.run(parse([f"--resume={path}"]))
         assert leave(path) == leave(whole)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no flock on this system")
-def test_two_processes_do_not_write_into_one_folder(halfway, workplace, monkeypatch):  # noqa: F811
-    _, folder = halfway
-    before = {path: path.read_bytes() for path in folder.iterdir()}
-    with open(folder / "log.jsonl", "a") as log:
-        train.lock(log)
-        with pytest.raises(ValueError, match="another process is writing into this folder"):
-            train.run(parse([f"--resume={folder}"]))
-    # Two that begin together: at the first look there is nothing.
-    monkeypatch.setattr(train, "run_folder", lambda config: folder)
-    with pytest.raises(ValueError, match="another process has begun a run in this folder"):
-        train.run(parse(options(workplace, out=folder)))
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
-
-
 @pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
-@pytest.mark.parametrize("name", ["INT", "TERM"])
-def test_an_interruption_says_how_to_go_on(tmp_path, name):
+@pytest.mark.parametrize("number", SIGNALS[1:])
+def test_an_interruption_says_how_to_continue(workplace, tmp_path, monkeypatch, call, number):  # noqa: F811
     out = tmp_path / "my run"
-    process = subprocess.Popen(
-        [sys.executable, "-u", "train.py", "--train-examples=320", "--batch-size=8",
-         "--log-every=1", f"--out={out}"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while not process.stdout.readline().startswith("step "):
-        assert process.poll() is None
-    process.send_signal(getattr(signal, f"SIG{name}"))
-    _, error = process.communicate()
-    assert error == f"to go on: python train.py --resume '{out}'\ninterrupted\n"
-    assert process.returncode == {"INT": 130, "TERM": 143}[name]
+    monkeypatch.setattr(train, "training_step", lambda *a, **k: signal.raise_signal(number))
+    done = call(train.main, *options(workplace, out=out))
+    assert done.stderr == f"to continue: python train.py --resume '{out}'\ninterrupted\n"
+    assert done.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
 
 
-@pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
-@pytest.mark.parametrize("name", ["INT", "TERM"])
-def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(workplace, tmp_path, name):  # noqa: F811
-    """At the worst moment: torch holds a mode in its hand that it has to put back."""
-    program = """
-import os, signal, sys
-sys.path.insert(0, sys.argv.pop(1))
-number = getattr(signal, sys.argv.pop(1))
-import torch.overrides as overrides
-import train
-pop, count = overrides._pop_torch_function_stack, iter(range(10**6))
-def interrupted():
-    mode = pop()
-    if next(count) == 100:
-        os.kill(os.getpid(), number)
-    return mode
-overrides._pop_torch_function_stack, train.SELDOM = interrupted, 0
-train.main()
-"""
-    out = tmp_path / "run"
-    argv = [str(ROOT), f"SIG{name}", *options(workplace, out=out)]
-    done = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True)
-    assert done.stderr == f"to go on: python train.py --resume {out}\ninterrupted\n"
-    assert done.returncode == {"INT": 130, "TERM": 143}[name]
-    assert not (out / "result.json").exists()
-
-
-def test_an_interruption_by_pythons_own_handler_has_no_number(monkeypatch, capsys):
+def test_an_interruption_by_pythons_own_handler_has_no_number(monkeypatch, call):  # noqa: F811
     """A Ctrl-C that was on its way before main() had set its handlers."""
-
-    def run(config):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "run", run)
-    monkeypatch.setattr(train.signal, "signal", lambda *handler: None)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    with pytest.raises(SystemExit) as ended:
-        train.main()
-    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+    monkeypatch.setattr(train, "run", Mock(side_effect=KeyboardInterrupt))
+    done = call(train.main)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_a_stream_is_a_function_of_its_position():

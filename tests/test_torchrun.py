@@ -16,12 +16,13 @@ from test_train import ROOT, WORDS, options, workplace  # noqa: F401
 import train
 from bert import load_bert
 from data import Batch
+from support import processes
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
 
 # float64, so that what differs differs by the formula and not by the order of a sum.
 MAIN = """
-import os, sys
+import os, sys, time
 sys.path.insert(0, {root!r})
 import torch
 import train
@@ -48,31 +49,29 @@ def even(workplace, tmp_path):  # noqa: F811
     return folder
 
 
-def launch(tmp_path, processes, argv, more=""):
+def launch(tmp_path, number, argv, more=""):
     script = tmp_path / "main.py"
     script.write_text(MAIN.format(root=str(ROOT), more=more))
-    how = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={processes}", str(script)]
+    how = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={number}", str(script)]
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *how, *argv],
         capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        ["--optimize=cross", "--lam=3"],
-        ["--optimize=bilevel", "--hypergradient=difference", "--omega-every=2"],
-        ["--optimize=single"],
-    ],
-    ids=lambda method: " ".join(method),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [
+    "--optimize=cross --lam=3",  # unrolled, the default
+    "--optimize=cross --hypergradient=forward",
+    "--optimize=bilevel --hypergradient=difference --omega-every=2",
+    "--optimize=single",
+])  # fmt: skip
 def test_two_processes_end_with_the_weights_of_one(even, tmp_path, method):
     found = []
-    for processes in (1, 2):
-        out = tmp_path / f"by-{processes}"
-        argv = [*options(even, out=out), *method]
-        done = launch(tmp_path, processes, argv)
+    for number in (1, 2):
+        out = tmp_path / f"by-{number}"
+        argv = [*options(even, out=out), *method.split()]
+        done = launch(tmp_path, number, argv)
         assert done.returncode == 0, done.stderr
         log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         result = json.loads((out / "result.json").read_text())
@@ -95,17 +94,18 @@ def test_two_processes_end_with_the_weights_of_one(even, tmp_path, method):
 
 
 def test_every_row_of_a_batch_has_its_process_and_all_have_as_many(monkeypatch):
-    monkeypatch.setattr(train, "WORLD", 4)
+    monkeypatch.setattr(processes, "WORLD", 4)
     for size in (1, 3, 4, 8, 10):
         rows = []
         for rank in range(4):
-            monkeypatch.setattr(train, "RANK", rank)
-            part = train.share(Batch(*(torch.arange(size) for _ in Batch._fields)))
+            monkeypatch.setattr(processes, "RANK", rank)
+            part = processes.share(Batch(*(torch.arange(size) for _ in Batch._fields)))
             assert len(part.labels) == -(-size // 4)
             rows += part.labels.tolist()
         assert sorted(set(rows)) == list(range(size)) and len(rows) - size < 4
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_job(even, tmp_path):
     die = """
 step, count = train.training_step, iter(range(100))
@@ -120,40 +120,36 @@ train.training_step = dies
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_interrupted_go_on(even, tmp_path):
     """With as many processes as before, and no other number."""
     stop = """
 step, count = train.training_step, iter(range(100))
 def stops(*args, **options):
     if next(count) == 9 and not os.path.exists({flag!r}):
-        train.dist.barrier()
+        torch.distributed.barrier()
         if train.RANK == 0:
             open({flag!r}, "w").close()
         else:  # who ends first ends the others, and rank 0 has something to say
-            train.time.sleep(3)
+            time.sleep(3)
         raise KeyboardInterrupt(2)
     return step(*args, **options)
-train.training_step, train.SELDOM = stops, 0
+train.training_step, train.CHECKPOINT_INTERVAL = stops, 0
 """
     whole, folder = tmp_path / "whole", tmp_path / "run"
     done = launch(tmp_path, 2, options(even, out=whole))
     assert done.returncode == 0, done.stderr
     done = launch(tmp_path, 2, options(even, out=folder), stop.format(flag=str(tmp_path / "flag")))
-    hint = f"to go on: torchrun --nproc-per-node=2 train.py --resume {folder}\n"
+    hint = f"to continue: torchrun --nproc-per-node=2 train.py --resume {folder}\n"
     assert done.returncode == 1 and done.stderr.count(hint) == 1
-    with pytest.raises(ValueError, match="processes has changed since this run began"):
+    with pytest.raises(ValueError, match="processes has changed since this run started"):
         train.run(train.parse([f"--resume={folder}"]))
-    for words in ("going on after step 9", "is finished; nothing was done"):
+    for words in ("\nstep    10/16", "is finished; nothing to do"):
         done = launch(tmp_path, 2, [f"--resume={folder}"])
         assert done.returncode == 0 and done.stdout.count(words) == 1, done.stderr
+        assert "step     9/16" not in done.stdout
     for name in ("model.safetensors", "tokenizer.json"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     logs = [(path / "log.jsonl").read_text().splitlines() for path in (folder, whole)]
     for a, b in zip(*(map(json.loads, lines) for lines in logs), strict=True):
         assert all(a[name] == b[name] for name in ("step", "ce", "kd", "w_ce", "w_kd"))
-
-
-def test_what_cannot_be_shared_is_refused(monkeypatch):
-    monkeypatch.setattr(train, "WORLD", 2)
-    with pytest.raises(ValueError, match="--hypergradient unrolled is for one process"):
-        train.parse(["--hypergradient=unrolled"])

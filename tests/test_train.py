@@ -3,10 +3,11 @@
 import importlib.util
 import json
 import math
-import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,14 @@ from conftest import tiny_model
 from safetensors.torch import load_file, save_file
 from test_data import write
 
-import leebert
+import bert
+import data
 import train
 from bert import NAMES, Bert, BertConfig
-from data import Example, encode, load_task
+from data import encode, load_task
+from leebert import LossWeights, MultiExitBert, answers, exits_from_logits
+from support import runs, sentence
+from support.sentence import load_run
 from train import Config, by_level, learning_rate, operating_point, parse
 
 ROOT = Path(__file__).parent.parent
@@ -35,11 +40,8 @@ def workplace(tmp_path_factory):
     def rows(n):
         for _ in range(n):
             label = int(rng.integers(2))
-            words = [
-                *rng.choice(WORDS[4:], rng.integers(2, 9)),
-                WORDS[1 - label + 2 * rng.integers(2)],
-            ]
-            yield f"{' '.join(words)} \t{label}\n"
+            words = " ".join(rng.choice(WORDS[4:], rng.integers(2, 9)))
+            yield f"{words} {WORDS[1 - label + 2 * rng.integers(2)]} \t{label}\n"
 
     for name, n in (("train", 60), ("dev", 30)):
         write(folder / "SST-2" / f"{name}.tsv", "sentence\tlabel\n" + "".join(rows(n)))
@@ -53,14 +55,9 @@ def workplace(tmp_path_factory):
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     write(folder / "bert" / "vocab.txt", "\n".join(vocab) + "\n")
     sizes = dict(
-        vocab_size=len(vocab),
-        hidden_size=12,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-        hidden_dropout_prob=0.4,
-    )
+        vocab_size=len(vocab), hidden_size=12, num_hidden_layers=3, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=32, hidden_dropout_prob=0.4,
+    )  # fmt: skip
     write(folder / "bert" / "config.json", json.dumps(sizes))
     torch.manual_seed(0)
     theirs = dict(row.split() for row in NAMES.strip().splitlines()[1:])
@@ -80,11 +77,32 @@ def options(workplace, **more):
     return [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
 
 
-def command(*args, **environment):
+def command(*args, cwd=ROOT):
     return subprocess.run(
-        [sys.executable, *map(str, args)], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, **environment},
-    )  # fmt: skip
+        [sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True
+    )
+
+
+ask = partial(sentence.main, MultiExitBert, exits_from_logits)  # python leebert.py
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """The main() of a script, in this process, since to load torch takes seconds."""
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def call(main, *args):
+        monkeypatch.setattr(sys, "argv", ["script", *map(str, args)])
+        capsys.readouterr()
+        try:
+            status = main() or 0
+        except SystemExit as ended:
+            status = ended.code
+        return subprocess.CompletedProcess(args, status, *capsys.readouterr())
+
+    yield call
+    for handler in handlers:
+        signal.signal(*handler)
 
 
 def without_clocks(result):
@@ -154,28 +172,36 @@ def test_what_a_run_leaves(finished):
     assert "sst2: train 60, dev 30 examples, on cpu" in printed and "0:00 left" in printed
 
 
-def test_a_run_without_matplotlib_says_so_and_is_whole(workplace, tmp_path):
-    write(tmp_path / "matplotlib" / "__init__.py", "raise ModuleNotFoundError('not here')\n")
-    done = command("train.py", *options(workplace, out=tmp_path / "run"), PYTHONPATH=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "result.json").exists()
+def test_a_run_without_matplotlib_says_so_and_is_whole(workplace, tmp_path, monkeypatch, call):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    done = call(train.main, *options(workplace, out=tmp_path / "run", epochs=1))
+    assert done.returncode == 0 and (tmp_path / "run" / "result.json").exists()
     assert not (tmp_path / "run" / "report.png").exists()
     last = done.stdout.splitlines()[-1]
-    assert last.startswith("no picture (not here): pip install matplotlib, then python picture.py")
+    assert last.startswith("no picture (") and "pip install matplotlib" in last
+    assert last.endswith(f"python -m support.picture {tmp_path / 'run'}")
 
 
-def test_the_saved_model_answers_what_the_result_says(workplace, finished):
-    folder, _ = finished[0]
-    model, tokenizer, _ = leebert.load_run(folder)
-    task = load_task("sst2", workplace)
-    encoded = encode(tokenizer, task.dev, 16)
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_the_saved_model_answers_what_the_result_says(workplace, finished, tmp_path, pool):
+    folder = finished[0][0]
+    if pool == "mean":
+        folder = train.run(parse(options(workplace, pool="mean", epochs=1, out=tmp_path / "run")))
+    model, tokenizer, config = load_run(folder, MultiExitBert)
+    assert config["pool"] == model.pool == pool
+    encoded = encode(tokenizer, load_task("sst2", workplace).dev, 16)
     logits = train.all_logits(model, encoded, "cpu")
     exits = train.evaluate_exits(logits, encoded.labels, ("acc",))
     assert exits == json.loads((folder / "result.json").read_text())["exits"]
+    batch = data.collate(encoded, np.arange(30))  # and what early exit is compared with, the same
+    assert torch.equal(train.full_depth(model, batch), answers(logits[-1]))
+    if pool == "mean":  # the other pooling would say something else
+        model.pool = "cls"
+        assert not torch.allclose(train.all_logits(model, encoded, "cpu"), logits, atol=1e-3)
 
 
-def test_a_sentence_exit_by_exit(finished):
-    done = command("leebert.py", finished[0][0], "the film was not good")
+def test_a_sentence_exit_by_exit(finished, call):
+    done = call(ask, finished[0][0], "the film was not good")
     assert done.returncode == 0, done.stderr
     assert "tokens: [CLS] the film was not good [SEP]" in done.stdout
     rows = [line.split() for line in done.stdout.splitlines() if line[:4].strip().isdigit()]
@@ -184,56 +210,56 @@ def test_a_sentence_exit_by_exit(finished):
     assert done.stdout.count("leaves at exit") == 4
 
 
-def test_a_sentence_that_the_run_cannot_answer(finished):
+def test_a_sentence_that_the_run_cannot_answer(finished, call):
     folder = finished[0][0]
     for sentences, message in (
         (["xyzzy"], "a sentence without any word of the model's vocabulary"),
         ([""], "a sentence without any word of the model's vocabulary"),
         (["the film", "was good"], "trained on single sentences"),
     ):
-        done = command("leebert.py", folder, *sentences)
+        done = call(ask, folder, *sentences)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
-    done = command("leebert.py", folder, "the film was good " * 10)
+    done = call(ask, folder, "the film was good " * 10)
     assert done.returncode == 0 and "cut to 16 tokens (--max-length)" in done.stdout
 
 
-def test_a_checkpoint_is_walked_through_with_either_vocabulary(workplace, finished, tmp_path):
+def test_a_checkpoint_is_walked_through_with_either_vocabulary(workplace, finished, tmp_path, call):
     """vocab.txt, or the tokenizer.json that a run saved of it: the same tokens, the same states."""
     for name in ("config.json", "model.safetensors"):
         write(tmp_path / name, (workplace / "bert" / name).read_bytes())
     write(tmp_path / "tokenizer.json", (finished[0][0] / "tokenizer.json").read_bytes())
-    printed = [command("bert.py", folder, "The film") for folder in (workplace / "bert", tmp_path)]
+    printed = [call(bert.main, folder, "The film") for folder in (workplace / "bert", tmp_path)]
     one, two = (p.stdout.partition("\n")[2] for p in printed)  # line 1 names the folder
     assert one == two and printed[1].returncode == 0, printed[1].stderr
     assert two.startswith("tokens: [CLS] the film [SEP]")
     for content in ("{}", '{"model": {}}', '{"model": null}', "{", '{"model": {"vocab": {"a": 0}}}',
                     '{"model": {"vocab": {"[CLS]": 0, "[SEP]": 1, "the": 2}}}'):  # fmt: skip
         write(tmp_path / "tokenizer.json", content)
-        done = command("bert.py", tmp_path, "The film")
+        done = call(bert.main, tmp_path, "The film")
         assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}: ")
         assert done.stderr.count("\n") == 1
 
 
-def test_a_cased_checkpoint_keeps_its_capitals(workplace, tmp_path):
+def test_a_cased_checkpoint_keeps_its_capitals(workplace, tmp_path, call):
     for name in ("config.json", "model.safetensors"):
         write(tmp_path / name, (workplace / "bert" / name).read_bytes())
     words = (workplace / "bert" / "vocab.txt").read_text().replace("the\n", "The\n")
     write(tmp_path / "vocab.txt", words.replace("very\n", "A\n"))
-    done = command("bert.py", tmp_path, "The film")
+    done = call(bert.main, tmp_path, "The film")
     assert done.stdout.partition("\n")[2].startswith("tokens: [CLS] The film [SEP]\n"), done.stderr
 
 
-def test_a_pair_exit_by_exit(workplace, tmp_path):
+def test_a_pair_exit_by_exit(workplace, tmp_path, call):
     rows = "".join(f"{a}\t{b}\t{int(a == b)}\n" for a in WORDS[:4] for b in WORDS[:4])
     path = write(tmp_path / "pairs.tsv", "text_a\ttext_b\tlabel\n" + rows)
     argv = [o for o in options(workplace, out=tmp_path / "run") if "task=" not in o]
     train.run(parse([*argv, f"--train-file={path}", f"--dev-file={path}"]))
-    done = command("leebert.py", tmp_path / "run", "good", "not bad")
+    done = call(ask, tmp_path / "run", "good", "not bad")
     assert done.returncode == 0, done.stderr
     assert "tokens: [CLS] good [SEP] not bad [SEP]" in done.stdout
-    model, tokenizer, config = leebert.load_run(tmp_path / "run")
-    encoded = encode(tokenizer, [Example("good", "not bad", 0)], 16)
-    p = model(*train.collate(encoded, np.array([0]))[:3])[:, 0].softmax(dim=-1)  # (M, C)
+    model, tokenizer, config = load_run(tmp_path / "run", MultiExitBert)
+    encoded = encode(tokenizer, [data.Example("good", "not bad", 0)], 16)
+    p = model(*data.collate(encoded, np.array([0]))[:3])[:, 0].softmax(dim=-1)  # (M, C)
     rows = [line.split() for line in done.stdout.splitlines() if line[:4].strip().isdigit()]
     printed = [[float(x) for x in row[2:]] for row in rows]
     assert np.allclose(printed, p.detach(), atol=6e-4)
@@ -241,15 +267,15 @@ def test_a_pair_exit_by_exit(workplace, tmp_path):
         (["good"], "trained on pairs of sentences"),
         (["good", "xyzzy"], "a sentence without any word of the model's vocabulary"),
     ):
-        done = command("leebert.py", tmp_path / "run", *sentences)
+        done = call(ask, tmp_path / "run", *sentences)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
 
 
-def test_a_regression_from_file_to_picture(workplace, tmp_path):
+def test_a_regression_from_file_to_picture(workplace, tmp_path, call):
     """Scores in place of classes: two correlations, patience only, one number an exit."""
     out = tmp_path / "run"
     argv = [*options(workplace, out=out), "--task=stsb", "--epochs=4"]
-    done = command("train.py", *argv)
+    done = call(train.main, *argv)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "result.json").read_text())
     assert result["metric"] == "pearson" and result["majority"] == {"pearson": 0, "spearman": 0}
@@ -258,21 +284,21 @@ def test_a_regression_from_file_to_picture(workplace, tmp_path):
         ("patience", 1), ("patience", 2)
     ]  # fmt: skip
     assert "exit  pearson  spearman\n" in done.stdout and "(always the mean)" in done.stdout
-    model, tokenizer, config = leebert.load_run(out)
+    model, tokenizer, config = load_run(out, MultiExitBert)
     assert config["labels"] == ["score"] and model.exits[0].out_features == 1
     dev = load_task("stsb", workplace).dev
     encoded = encode(tokenizer, dev, 16)
     with torch.no_grad():
-        z = model(*train.collate(encoded, np.arange(len(dev)))[:3])[..., 0].numpy()  # (M, N)
+        z = model(*data.collate(encoded, np.arange(len(dev)))[:3])[..., 0].numpy()  # (M, N)
     for m, row in enumerate(result["exits"]):
         expected = np.corrcoef(z[m], [e.label for e in dev])[0, 1]
         assert row["pearson"] == pytest.approx(expected, abs=1e-5) and -1 <= row["spearman"] <= 1
-    done = command("leebert.py", out, dev[0].text_a, dev[0].text_b)
+    done = call(ask, out, dev[0].text_a, dev[0].text_b)
     rows = [line.split() for line in done.stdout.splitlines() if line[:4].strip().isdigit()]
     assert [row[1] for row in rows] == ["score"] * 3 and all(len(row) == 3 for row in rows)
     assert [float(row[2]) for row in rows] == pytest.approx(z[:, 0], abs=0.006)
     assert done.stdout.count("leaves at exit") == 2 and "p(" not in done.stdout
-    done = command("data.py", "--task", "stsb", "--data-dir", workplace)
+    done = call(data.main, "--task", "stsb", "--data-dir", workplace)
     mean = np.mean([e.label for e in load_task("stsb", workplace).train])
     assert f"labels: mean score {mean:.2f}" in done.stdout, done.stderr
 
@@ -302,17 +328,17 @@ def test_every_method_trains(workplace, tmp_path):
             assert w_ce != [1, 1, 1] and (max(w_ce) < 1 or optimize != "single")
 
 
-def test_predict_answers_the_test_set_at_the_end(workplace, tmp_path):
+def test_predict_answers_the_test_set_at_the_end(workplace, tmp_path, call):
     data = tmp_path / "glue"
     for name in ("train", "dev"):
         text = (workplace / "SST-2" / f"{name}.tsv").read_text(encoding="utf-8")
         write(data / "SST-2" / f"{name}.tsv", text)
     arguments = [*options(workplace, out=tmp_path / "run"), "--predict", "--data-dir", data]
-    missing = command("train.py", *arguments)
+    missing = call(train.main, *arguments)
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
     assert "no test file of sst2" in missing.stderr and not (tmp_path / "run").exists()
     write(data / "SST-2" / "test.tsv", "index\tsentence\n0\tgood film\n1\tbad film\n")
-    done = command("train.py", *arguments)
+    done = call(train.main, *arguments)
     assert done.returncode == 0, done.stderr
     answers = (tmp_path / "run" / "SST-2.tsv").read_text(encoding="utf-8").split("\n")
     assert answers[0] == "index\tprediction" and [x[:2] for x in answers[1:3]] == ["0\t", "1\t"]
@@ -320,83 +346,68 @@ def test_predict_answers_the_test_set_at_the_end(workplace, tmp_path):
 
 def test_own_files_train_like_a_glue_task(workplace, tmp_path, monkeypatch):
     """SST-2's files are such files. Same examples, same run; only the task's name differs."""
+    monkeypatch.chdir(tmp_path)
     files = [f"--{n}-file={workplace / 'SST-2' / n}.tsv" for n in ("train", "dev")]
     glue = options(workplace, out=tmp_path / "glue")
-    own = [o for o in glue if not o.startswith("--task")] + [*files, f"--out={tmp_path / 'own'}"]
+    own = [o for o in glue if not o.startswith(("--task", "--out"))] + files
     results = [
         without_clocks(json.loads((train.run(parse(argv)) / "result.json").read_text()))
         for argv in (glue, own)
     ]
     assert [r.pop("task") for r in results] == ["sst2", "own"] and results[0] == results[1]
-    assert json.loads((tmp_path / "own" / "config.json").read_text())["labels"] == ["0", "1"]
-    monkeypatch.chdir(tmp_path)
+    facts = json.loads(Path("runs/own-all-cross-s0/config.json").read_text())
+    assert facts["labels"] == ["0", "1"] and not facts["pairs"]
     config = parse(files)
-    assert train.run_folder(config).name == "own-all-cross-s0"
     assert (config.model, config.lr, config.epochs) == ("bert-base-uncased", 2e-5, 3)
-
-
-def test_only_methods_that_read_d2_give_it_away(workplace, monkeypatch):
-    """uniform and single train on all of train; cross holds half of it out."""
-    seen, cuts = set(), []
-    original = train.collate
-    monkeypatch.setattr(train, "collate", lambda e, i, d="cpu": seen.update(i) or original(e, i, d))
-    cut = train.split_train
-    monkeypatch.setattr(train, "split_train", lambda *a: cuts.append(cut(*a)) or cuts[-1])
-
-    def epochs(**more):
-        seen.clear()
-        cuts.clear()
-        config = replace(parse(options(workplace)), **more)
-        task, tokenizer, model = train.prepare(config)
-        encoded = encode(tokenizer, task.train, 16)
-        weights = leebert.LossWeights(3)
-        monkeypatch.setattr(train, "save", lambda *a: None)
-        with open(workplace / "log", "w") as log:
-            train.train(config, model, weights, encoded, workplace, log)
-        return len(seen), len(cuts)
-
-    assert epochs(weights="uniform") == (60, 0)
-    assert epochs(optimize="single") == (60, 0)
-    assert epochs(optimize="cross") == (60, 1)
-    assert epochs(redraw=True) == (60, 2)
 
 
 # --------------------------------------------------------------------------------------------------
 # Parts
 
 
-@pytest.mark.parametrize(
-    ("change", "sizes"),
-    [
-        (dict(optimize="bilevel"), {(8, 8, None)}),
-        (dict(optimize="cross"), {(8, 4, 4)}),
-        (dict(optimize="cross", lam=3.0), {(8, 2, 6)}),
-        (dict(optimize="cross", omega_every=2), {(8, 4, 4), (8, None, None)}),
-        (dict(optimize="single"), {(8, None, None)}),
-    ],
-)
-def test_the_judgement_sees_one_batch_in_the_ratio_of_lambda(workplace, monkeypatch, change, sizes):
-    """How many examples L, F(D2) and F(D1) are made of."""
-    seen = []
+def examples_of(workplace, tmp_path, monkeypatch, **change):
+    """The numbers of the examples in d1, d2 and again, step by step, of a run on 32 of them."""
+    steps = []
 
-    def spy(model, loss_weights, first, second, d1, d2, optimize, max_norm, **options):
-        judge = options["d1_judge"] if optimize == "cross" else None
-        seen.append(tuple(None if b is None else len(b.labels) for b in (d1, d2, judge)))
-        if judge is not None:  # they are the batch's own
-            rows = [row.tolist() for row in d1.input_ids]
-            assert all(row.tolist() in rows for row in judge.input_ids)
+    def spy(model, loss_weights, first, second, *batches, **options):
+        steps.append([set() if b is None else {int(i) for i in b.labels} for b in batches])
         return torch.zeros(3), torch.zeros(3, 3)
 
     monkeypatch.setattr(train, "training_step", spy)
-    monkeypatch.setattr(train, "save", lambda *a: None)
     config = replace(parse(options(workplace)), train_examples=32, **change)
     task, tokenizer, model = train.prepare(config)
-    encoded = encode(tokenizer, task.train, 16)
-    with open(workplace / "log", "w") as log:
-        train.train(config, model, leebert.LossWeights(3), encoded, workplace, log)
-    assert set(seen) == sizes
-    if len(sizes) == 2:
-        assert [d2 is None for _, d2, _ in seen] == [False, True, False, True] * 2
+    encoded = encode(tokenizer, task.train, 16)._replace(labels=np.arange(32, dtype=np.float32))
+    with open(tmp_path / "log", "w") as log:
+        train.train(config, model, LossWeights(3), encoded, tmp_path, log)
+    return steps
+
+
+@pytest.mark.parametrize("change, sizes", [
+    (dict(optimize="bilevel"), {(8, 8, 0)}),
+    (dict(optimize="cross"), {(8, 4, 4)}),
+    (dict(optimize="cross", lam=3.0), {(8, 2, 6), (8, 2, 4)}),
+    (dict(optimize="cross", omega_every=2), {(8, 4, 4), (8, 0, 0)}),
+    (dict(optimize="single"), {(8, 0, 0)}),
+    (dict(weights="uniform"), {(8, 0, 0)}),
+])  # fmt: skip
+def test_who_sees_which_examples(workplace, tmp_path, monkeypatch, change, sizes):
+    """The judge sees one batch, in the ratio 1 : lambda; Theta never sees d2, nor does `again`."""
+    steps = examples_of(workplace, tmp_path, monkeypatch, **change)
+    assert len(steps) == 8 and {tuple(map(len, step)) for step in steps} == sizes
+    if change.get("omega_every"):
+        assert [not d2 for _, d2, _ in steps] == [False, True] * 4
+    d1, d2, again = (set.union(*part) for part in zip(*steps, strict=True))
+    assert d1 | d2 == set(range(32)) and not d1 & d2 and len(d2) == (16 if any(again | d2) else 0)
+    assert again <= d1
+    if again:  # drawn independently: not the step's own, nor those that it has left over
+        assert any(own & more for own, _, more in steps) and any(m - own for own, _, m in steps)
+
+
+def test_train_is_cut_again_in_every_epoch_if_asked(workplace, tmp_path, monkeypatch):
+    steps = examples_of(workplace, tmp_path, monkeypatch, redraw=True)
+    epochs = [[set.union(*p) for p in zip(*steps[i : i + 4], strict=True)] for i in (0, 4)]
+    assert all(d1 | d2 == set(range(32)) and not d1 & d2 >= again for d1, d2, again in epochs)
+    assert epochs[0][1] != epochs[1][1]
 
 
 def test_learning_rate_rises_and_falls_linearly():
@@ -406,8 +417,11 @@ def test_learning_rate_rises_and_falls_linearly():
 
 
 def test_weight_decay_is_for_matrices():
-    model = tiny_model()
-    matrices, vectors = train.theta_optimizer(model, Config(lr=1.0)).param_groups
+    """And Omega's Adam has an eps in proportion to xi, as the hypergradient has its size."""
+    model, config = tiny_model(), Config(lr=1.0, step_size=2e-5)
+    theta, omega = train.make_optimizers(model, LossWeights(3), config)
+    assert omega.param_groups[0]["eps"] == 1e-8 * 2e-5
+    matrices, vectors = theta.param_groups
     names = {id(p): name for name, p in model.named_parameters()}
     assert matrices["weight_decay"] == 0.01 and vectors["weight_decay"] == 0
     assert all("norm" in names[id(p)] or "bias" in names[id(p)] for p in vectors["params"])
@@ -440,13 +454,12 @@ def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = []
     for _ in range(3):
-        names.append(train.run_folder(Config()).as_posix())
+        names.append(runs.run_folder("", "toy").as_posix())
         Path(names[-1]).mkdir(parents=True)
-    assert names == ["runs/toy-all-cross-s0", "runs/toy-all-cross-s0-2", "runs/toy-all-cross-s0-3"]
-    assert train.run_folder(Config(weights="depth")).name == "toy-all-depth-s0"
+    assert names == ["runs/toy", "runs/toy-2", "runs/toy-3"]
     write(tmp_path / "mine" / "result.json", "{}")
-    with pytest.raises(ValueError, match="holds a finished run"):
-        train.run_folder(Config(out="mine"))
+    with pytest.raises(ValueError, match="--out mine holds a finished run"):
+        runs.run_folder("mine", "toy")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -458,69 +471,64 @@ def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
     ({"teachers": "some"}, "invalid choice: 'some'"),
     ({"epochs": "many"}, "invalid int value: 'many'"),
     ({"colour": "red"}, "unrecognized arguments: --colour=red"),
-    ({"lr": -1}, "--lr must be positive"),
-    ({"lr": "nan"}, "--lr must be positive"),
-    ({"seed": -1}, "--seed must not be negative"),
-    ({"lam": "inf"}, "--lam must not be negative, nor infinite"),
-    ({"train_examples": -5}, "--train-examples must not be negative"),
-    ({"warmup": 5}, "--d2-fraction and --warmup must lie between 0 and 1"),
-    ({"d2_fraction": 1}, "--d2-fraction and --warmup must lie between 0 and 1"),
+    ({"lr": -1, "step_size": 1}, "--lr must be positive and finite, not -1.0"),
+    ({"lr": "nan", "step_size": 1}, "--lr must be positive and finite, not nan"),
+    ({"seed": -1}, "--seed must be 0 or more, and finite, not -1"),
+    ({"lam": "inf"}, "--lam must be 0 or more, and finite, not inf"),
+    ({"train_examples": -5}, "--train-examples must be 0 or more, and finite, not -5"),
+    ({"warmup": 5}, "--warmup must be at least 0 and below 1, not 5.0"),
+    ({"d2_fraction": 1}, "--d2-fraction must be at least 0 and below 1, not 1.0"),
     ({"max_length": 33}, "--max-length must lie between 8 and 32"),
     ({"train_examples": 61}, "sst2 has only 60"),
     ({"model": "nowhere"}, "no model 'nowhere'"),
     ({"model": "toy"}, "--model toy knows the words of the toy task only"),
-    ({"device": "cuda"}, "--device cuda is not available here"),
+    ({"device": "cuda"}, "--device cuda is not available"),
     ({"task": "cola"}, "no data for cola"),
-    ({"task": "sst2", "train_file": "a", "dev_file": "b"}, "--task and --train-file,"),
+    ({"task": "sst2", "train_file": "a", "dev_file": "b"}, "--task cannot be combined with"),
     ({"task": None, "train_file": "a"}, "--train-file and --dev-file belong together"),
     ({"task": None, "dev_file": "a"}, "--train-file and --dev-file belong together"),
     ({"task": None, "train_file": "a.tsv", "dev_file": "b"}, "No such file or directory: 'a.tsv'"),
 ])  # fmt: skip
-def test_bad_input_is_one_line_and_status_2(workplace, monkeypatch, capsys, change, message):
+def test_bad_input_is_one_line_and_status_2(workplace, monkeypatch, call, change, message):
     if change.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    monkeypatch.setattr("data.GLUE_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr("support.downloads.GLUE_URL", "http://127.0.0.1:9/")
     argv = [o for o in options(workplace) if "task=" not in o or change.get("task", o)]
     argv += options_of({name: value for name, value in change.items() if value is not None})
-    monkeypatch.setattr(sys, "argv", ["train.py", *argv])
-    with pytest.raises(SystemExit) as stopped:
-        train.main()
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and message in error
-    assert error.startswith("error: ") and error.count("\n") == 1
+    done = call(train.main, *argv)
+    assert done.returncode == 2 and message in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def options_of(change):
     return [f"--{name.replace('_', '-')}={value}" for name, value in change.items()]
 
 
-def test_bad_input_in_a_process_of_its_own(workplace):
-    write(workplace / "bad" / "SST-2" / "train.tsv", "sentence\tlabel\nfine\t1\nfine\n")
-    write(workplace / "bad" / "SST-2" / "dev.tsv", "sentence\tlabel\nfine\t1\n")
-    done = command("train.py", *options(workplace), f"--data-dir={workplace / 'bad'}")
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"error: {workplace / 'bad' / 'SST-2' / 'train.tsv'}:3: 1 columns where 2 belong\n"
-    )
-    for script, args in (("data.py", ["--task", "sst2", "--data-dir", workplace / "bad"]),
-                         ("leebert.py", [workplace / "bad", "x"]), ("leebert.py", []),
-                         ("bert.py", [workplace / "bad"])):  # fmt: skip
-        done = command(script, *args)
-        assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr
+def test_bad_files_are_one_line_in_every_script(workplace, call):
+    bad = workplace / "bad"
+    write(bad / "SST-2" / "train.tsv", "sentence\tlabel\nfine\t1\nfine\n")
+    write(bad / "SST-2" / "dev.tsv", "sentence\tlabel\nfine\t1\n")
+    line = f"error: {bad / 'SST-2' / 'train.tsv'}:3: 1 columns where 2 belong\n"
+    data_dir = f"--data-dir={bad}"
+    for main, args in ((train.main, [*options(workplace), data_dir]),
+                       (data.main, ["--task=sst2", data_dir])):  # fmt: skip
+        done = call(main, *args)
+        assert (done.returncode, done.stderr) == (2, line)
+    for main, args in ((ask, [bad, "x"]), (ask, []), (bert.main, [bad])):
+        done = call(main, *args)
+        assert done.returncode == 2 and done.stderr
 
 
 def test_a_run_warns_of_nothing(workplace, tmp_path):
     """From another folder, into one with a space in its name, warnings being errors."""
     out = tmp_path / "a run"
-    argv = ["-W", "error", ROOT / "train.py", *options(workplace, out=out, epochs=1)]
-    done = subprocess.run([sys.executable, *map(str, argv)], cwd=tmp_path, capture_output=True)
-    assert done.returncode == 0 and done.stderr == b""
-    argv = ["-W", "error", ROOT / "leebert.py", out, "the film was good"]
-    done = subprocess.run([sys.executable, *map(str, argv)], cwd=tmp_path, capture_output=True)
-    assert done.returncode == 0 and done.stderr == b""
+    for argv in ([ROOT / "train.py", *options(workplace, out=out, epochs=1)],
+                 [ROOT / "leebert.py", out, "the film was good"]):  # fmt: skip
+        done = command("-W", "error", *argv, cwd=tmp_path)
+        assert done.returncode == 0 and done.stderr == ""
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, monkeypatch, capsys):
+def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, monkeypatch, call):
     """What was written stays."""
     steps = []
     original = train.training_step
@@ -533,11 +541,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, monkeypatc
         return original(model, *args, **kwargs)
 
     monkeypatch.setattr(train, "training_step", poisoned)
-    monkeypatch.setattr(sys, "argv", ["train.py", *options(workplace, out=tmp_path / "run")])
-    with pytest.raises(SystemExit) as stopped:
-        train.main()
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error == "error: step 12: CE_1 is nan; try a smaller --lr\n"
+    done = call(train.main, *options(workplace, out=tmp_path / "run"))
+    assert done.returncode == 2
+    assert done.stderr == "error: step 12: CE_1 is nan; try a smaller --lr\n"
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 11
     saved = load_file(tmp_path / "run" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in saved.values())
