@@ -41,7 +41,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tokenizers import BertWordPieceTokenizer
+
+from support.checkpoints import load_tokenizer
+from support.command import command
 
 # --------------------------------------------------------------------------------------------------
 # 1. Configuration
@@ -67,19 +69,16 @@ class BertConfig:
 
     def __post_init__(self):
         for f in fields(self):
-            value = getattr(self, f.name)
-            if f.type is int and not (isinstance(value, int) and value > 0):
-                raise ValueError(f"{f.name} must be a positive integer, not {value!r}")
-            if f.type is float and not (isinstance(value, int | float) and value >= 0):
-                raise ValueError(f"{f.name} must be a number, 0 or more, not {value!r}")
+            value, least = getattr(self, f.name), {int: 1, float: 0}.get(f.type)
+            if least is not None and not (isinstance(value, (int, f.type)) and value >= least):
+                kind = "an integer" if f.type is int else "a number"
+                raise ValueError(f"{f.name} must be {kind}, {least} or more, not {value!r}")
         H, A = self.hidden_size, self.num_attention_heads
         if H % A:
-            raise ValueError(f"hidden_size {H} is no multiple of {A} heads")
+            raise ValueError(f"hidden_size {H} is not a multiple of {A} heads")
         if self.hidden_act != "gelu" or self.position_embedding_type != "absolute":
-            raise ValueError(
-                f"this encoder has gelu and absolute positions, not hidden_act {self.hidden_act!r} "
-                f"and position_embedding_type {self.position_embedding_type!r}"
-            )
+            found = f"{self.hidden_act!r} and {self.position_embedding_type!r}"
+            raise ValueError(f"this encoder has gelu and absolute positions, not {found}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -243,7 +242,7 @@ DROPPED = {
 
 
 def our_name(theirs):
-    """A checkpoint's tensor name -> ours; None if it is dropped, KeyError if it is unknown.
+    """A checkpoint's tensor name -> ours; None if it is dropped, `unknown` if it is neither.
 
     Both styles: with and without the prefix `bert.`; LayerNorm's tensors called gamma and beta (as
     in 2018) or weight and bias.
@@ -254,27 +253,25 @@ def our_name(theirs):
     module, _, tensor = theirs.rpartition(".")
     tensor = {"gamma": "weight", "beta": "bias"}.get(tensor, tensor)
     number = next((part for part in module.split(".") if part.isdigit()), "N")
-    module = OURS[module.replace(f".{number}.", ".N.")].replace(".N.", f".{number}.")
+    module = OURS.get(module.replace(f".{number}.", ".N."), "unknown").replace(".N.", f".{number}.")
     return f"{module}.{tensor}"
 
 
 def read_config(folder):
     """FOLDER/config.json -> BertConfig. Fields that do not describe the encoder are ignored."""
     path = Path(folder) / "config.json"
+    if not path.exists():
+        need = "config.json, model.safetensors and vocab.txt or tokenizer.json"
+        raise FileNotFoundError(f"{path}: no such file; a checkpoint is a folder with {need}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         names = [field.name for field in fields(BertConfig)]
         return BertConfig(**{name: values[name] for name in names if name in values})
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path}: no such file; a checkpoint is a folder with config.json, model.safetensors "
-            "and vocab.txt or tokenizer.json"
-        ) from None
     except (ValueError, TypeError) as error:  # not JSON, or a value that BertConfig refuses
         raise ValueError(f"{path}: {error}") from None
 
 
-def load_bert(folder, verbose=True):
+def load_bert(folder):
     """FOLDER with config.json and model.safetensors -> Bert, in float32.
 
     Prints one line of what was loaded and dropped. ValueError, naming file and tensor, if a tensor
@@ -289,10 +286,7 @@ def load_bert(folder, verbose=True):
 
     ours, filled, dropped, M = bert.state_dict(), {}, [], bert.config.num_hidden_layers
     for theirs, tensor in checkpoint.items():
-        try:
-            name = our_name(theirs)
-        except KeyError:
-            name = "unknown"
+        name = our_name(theirs)
         if name is None:
             dropped.append(theirs)
         elif name not in ours:
@@ -300,21 +294,16 @@ def load_bert(folder, verbose=True):
         elif name in filled:
             raise ValueError(f"{path}: tensor {theirs!r} is there twice, under two spellings")
         elif tensor.shape != ours[name].shape:
-            raise ValueError(
-                f"{path}: tensor {theirs!r} has shape {tuple(tensor.shape)}, "
-                f"config.json asks for {tuple(ours[name].shape)}"
-            )
+            shapes = f"{tuple(tensor.shape)}, config.json asks for {tuple(ours[name].shape)}"
+            raise ValueError(f"{path}: tensor {theirs!r} has shape {shapes}")
         else:
             filled[name] = tensor.float()
     if missing := sorted(ours.keys() - filled.keys()):
         raise ValueError(f"{path}: {len(missing)} tensor(s) missing, first our {missing[0]!r}")
     bert.load_state_dict(filled)
-    if verbose:
-        parameters = sum(tensor.numel() for tensor in filled.values())
-        print(
-            f"{path}: {len(filled)} tensors loaded ({parameters:,} parameters), "
-            f"0 newly initialised, {len(dropped)} dropped ({', '.join(sorted(dropped)) or 'none'})"
-        )
+    count, names = sum(x.numel() for x in filled.values()), ", ".join(sorted(dropped)) or "none"
+    print(f"{path}: {len(filled)} tensors loaded ({count:,} parameters), 0 newly initialised, "
+          f"{len(dropped)} dropped ({names})")  # fmt: skip
     return bert
 
 
@@ -322,30 +311,23 @@ def load_bert(folder, verbose=True):
 # 4. A sentence walks through the encoder
 
 
-def main():
-    sentence = sys.argv[2] if len(sys.argv) > 2 else "the plot is not great"
+def encoded(folder, sentence):
+    """-> bert, tokens, ids (1, T); without a folder, a small random encoder of these words."""
     torch.manual_seed(0)
-    if len(sys.argv) > 1:
-        try:
-            bert = load_bert(sys.argv[1])
-            path = Path(sys.argv[1]) / "tokenizer.json"
-            if path.exists():
-                vocab = json.loads(path.read_text(encoding="utf-8"))["model"].get("vocab", {})
-            else:
-                words = path.with_name("vocab.txt").read_text(encoding="utf-8").split("\n")
-                vocab = {word: number for number, word in enumerate(words)}
-            # The vocabulary of a cased checkpoint has capitals.
-            tokenizer = BertWordPieceTokenizer(vocab, lowercase="A" not in vocab)
-            encoding = tokenizer.encode(sentence)
-            bert.embed(torch.tensor([encoding.ids]))  # too long?
-        except Exception as error:  # tokenizers raises bare Exception, of several lines
-            print(f"error: {sys.argv[1]}: {' '.join(str(error).split())}", file=sys.stderr)
-            sys.exit(2)
-        tokens, input_ids = encoding.tokens, torch.tensor([encoding.ids])
-    else:
+    if not folder:
         tokens = ["[CLS]", *sentence.split(), "[SEP]"]
         bert = Bert(BertConfig(len(tokens), 32, 3, 4, 64))  # vocabulary, H, M, A, feed-forward
-        input_ids = torch.arange(len(tokens))[None]
+        return bert, tokens, torch.arange(len(tokens))[None]
+    bert = load_bert(folder)
+    tokenizer = load_tokenizer(folder, bert.config.vocab_size)
+    tokenizer.no_padding()
+    encoding = tokenizer.encode(sentence)
+    return bert, encoding.tokens, torch.tensor([encoding.ids])
+
+
+def walk(folder="", sentence="the plot is not great"):
+    """Print the shape and the meaning of each tensor on the way through the encoder."""
+    bert, tokens, input_ids = encoded(folder, sentence)
     bert.eval()
 
     def show(what, tensor, meaning):
@@ -359,13 +341,16 @@ def main():
         bias = bert.attention_bias(torch.ones_like(input_ids))
         show("attention_bias", bias, "(B, 1, 1, T)  0 for a token, -3e38 for padding")
         attention = bert.layers[0].attention
-        heads = f"(B, T, H)  {attention.A} heads of {attention.D}"
-        show("  query(hidden)", attention.query(hidden), heads)
+        show("  query(hidden)", attention.query(hidden), f"(B, T, H)  {attention.A} heads")
         show("  attention", attention(hidden, bias), "(B, T, H)  what the other tokens say")
         show("  ffn_in", bert.layers[0].ffn_in(hidden), "(B, T, intermediate_size)  for the gelu")
         for m, state in enumerate(bert(input_ids), start=1):
             first, second = state[0, 0, :2].tolist()
             show(f"after layer {m}", state, f"(B, T, H)  [CLS] = {first:+.3f} {second:+.3f} ...")
+
+
+def main():
+    command(lambda: walk(*sys.argv[1:3]))
 
 
 if __name__ == "__main__":

@@ -28,17 +28,16 @@ tokens, BERT (Devlin et al. 2019); the built-in task, buckets and all else, ours
 """
 
 import argparse
-import json
 import random
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import BertWordPieceTokenizer, Tokenizer
+from tokenizers import BertWordPieceTokenizer
 
+from support.checkpoints import SPECIAL
+from support.command import command
 from support.glue import GLUE, read_glue, read_own
 
 
@@ -174,8 +173,10 @@ def own_task(train_file, dev_file):
     return Task("own", train, dev, [], labels, ("acc",))
 
 
-def load_task(name, data_dir="data"):
-    """`toy` or the name of a GLUE task -> Task. ValueError or OSError with one clear line."""
+def load_task(name, data_dir="data", train_file="", dev_file=""):
+    """`toy`, `own` (two files) or the name of a GLUE task -> Task. ValueError or OSError."""
+    if name == "own":
+        return own_task(train_file, dev_file)
     if name not in TASKS:
         raise ValueError(f"no task {name!r}; there are {', '.join(TASKS)}")
     return toy_task() if name == "toy" else glue_task(name, data_dir)
@@ -217,6 +218,22 @@ def spearman(predictions, labels):
 
 METRICS = {"acc": accuracy, "f1": f1, "mcc": pearson, "pearson": pearson, "spearman": spearman}
 
+
+def scores(predictions, labels, metrics):
+    return {name: METRICS[name](predictions, labels) for name in metrics}
+
+
+def by_level(examples, predictions, layers):
+    """Toy only: accuracy and mean exit layer of each level of difficulty."""
+    levels, labels = np.array([e.level for e in examples]), np.array([e.label for e in examples])
+    rows = []
+    for level in np.unique(levels[levels > 0]):
+        these = levels == level
+        means = {"acc": (predictions == labels)[these].mean(), "mean_exit": layers[these].mean()}
+        rows.append({"level": int(level), **{name: float(x) for name, x in means.items()}})
+    return rows
+
+
 # --------------------------------------------------------------------------------------------------
 # 4. From text to batches
 
@@ -228,44 +245,9 @@ class Batch(NamedTuple):
     labels: torch.Tensor  # (B,)
 
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-
-
 def toy_tokenizer():
     vocab = {word: i for i, word in enumerate((*SPECIAL, *TOY_WORDS))}
     return BertWordPieceTokenizer(vocab, lowercase=True)
-
-
-def load_tokenizer(folder, vocab_size):
-    """Tokenizer of a checkpoint, from tokenizer.json or else vocab.txt.
-
-    vocab.txt does not say whether to lower-case: tokenizer_config.json does (`do_lower_case`, True
-    if absent). ValueError if the vocabulary does not fit a model with vocab_size embeddings.
-    """
-    folder, tokenizer = Path(folder), None
-    path = folder / "tokenizer.json"
-    try:
-        if path.exists():
-            tokenizer = Tokenizer.from_file(str(path))
-            vocab = tokenizer.get_vocab()
-        else:
-            path = folder / "tokenizer_config.json"
-            options = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            lowercase = options.get("do_lower_case", True)
-            path = folder / "vocab.txt"
-            words = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-            vocab = {word: i for i, word in enumerate(words)}
-            if len(vocab) < len(words):
-                raise ValueError(f"{len(words) - len(vocab)} word(s) occur twice")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder}: no tokenizer.json and no vocab.txt here") from None
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{path}: {error}") from None
-    if not vocab.keys() >= set(SPECIAL):
-        raise ValueError(f"{path}: not a BERT vocabulary, it needs {', '.join(SPECIAL)}")
-    if (most := max(vocab.values())) >= vocab_size:
-        raise ValueError(f"{path}: ids up to {most}, but the model has {vocab_size} embeddings")
-    return BertWordPieceTokenizer(vocab, lowercase=lowercase) if tokenizer is None else tokenizer
 
 
 class Encoded(NamedTuple):
@@ -326,6 +308,36 @@ def buckets(lengths, batch_size, rng=None, pool=8):
     return batches
 
 
+def generator(seed, purpose, number):
+    """Random numbers that depend only on these three: a run is a function of its settings and the
+    step, so a resumed run draws the same ones.
+    """
+    purposes = ("cut", "d1", "d2", "dropout", "again")
+    return np.random.default_rng([seed, purposes.index(purpose), number])
+
+
+def subset(examples, N):
+    """N random examples, the same ones for every seed, in their order. ValueError if too few."""
+    if N > len(examples):
+        raise ValueError(f"--train-examples {N}: train has only {len(examples)}")
+    chosen = np.random.default_rng(0).permutation(len(examples))[:N]
+    return [examples[i] for i in np.sort(chosen)]
+
+
+def stream(seed, encoded, indices, batch_size, purpose, position, device):
+    """Endless batches of the examples at `indices`, from number `position` on.
+
+    The order of a pass depends only on the number of the pass.
+    """
+    batches_per_pass = -(-len(indices) // batch_size)
+    while True:
+        rng = generator(seed, purpose, position // batches_per_pass)
+        batches = buckets(encoded.lengths[indices], batch_size, rng)
+        for batch in batches[position % batches_per_pass :]:
+            yield collate(encoded, indices[batch], device)
+            position += 1
+
+
 def dev_batches(encoded, batch_size, device):
     """Batches by length, with the places of their examples."""
     return [(i, collate(encoded, i, device)) for i in buckets(encoded.lengths, batch_size)]
@@ -338,30 +350,28 @@ def dev_batches(encoded, batch_size, device):
 def main():
     parser = argparse.ArgumentParser(description="Show examples, label balance and lengths.")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--task", choices=TASKS, help="default toy")
+    what.add_argument("--task", choices=TASKS, default="toy", help="default toy")
     what.add_argument("--train-file", help="a TSV of your own, together with --dev-file")
     parser.add_argument("--dev-file")
     parser.add_argument("--data-dir", default="data")
     args = parser.parse_args()
-    try:
-        if args.train_file or args.dev_file:
-            task = own_task(args.train_file, args.dev_file)
-        else:
-            task = load_task(args.task or "toy", args.data_dir)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    command(lambda: show(args))
+
+
+def show(args):
+    """Print sizes, label balance and lengths of the splits, then a few examples."""
+    own = args.train_file or args.dev_file
+    task = load_task("own" if own else args.task, args.data_dir, args.train_file, args.dev_file)
     for name, examples in (("train", task.train), ("dev", task.dev), ("test", task.test)):
         words = np.array([len(f"{e.text_a} {e.text_b or ''}".split()) for e in examples] or [0])
         known = [e.label for e in examples if e.label >= 0]
         share = [f"{label} {known.count(i)}" for i, label in enumerate(task.labels) if known]
         if known and task.num_classes == 1:
             share = [f"mean {task.labels[0]} {np.mean(known):.2f}"]
-        print(
-            f"{name:<6}{len(examples):>7} examples   labels: {', '.join(share) or 'none'}   "
-            f"words: median {np.median(words):.0f}, 95 % {np.quantile(words, 0.95):.0f}, "
-            f"most {words.max()}"
-        )
+        sizes = f"median {np.median(words):.0f}, 95 % {np.quantile(words, 0.95):.0f}"
+        counts = ", ".join(share) or "none"
+        start = f"{name:<6}{len(examples):>7} examples"
+        print(f"{start}   labels: {counts}   words: {sizes}, most {words.max()}")
     print()
     for example in task.train[:8]:
         level = f"level {example.level}  " if example.level else ""

@@ -360,11 +360,12 @@ def bilevel_gradients(
     """-> (ce, kd) on d1, grad_Theta L, grad_Omega J: all that one step needs, from one problem.
 
     g, made for the look-ahead, serves the real step as well. Nothing of the model is changed,
-    neither parameters nor .grad. average: where several processes share a batch, the mean over them
-    of a list of tensors.
+    neither parameters nor .grad. again: by default d1. average: where several processes share a
+    batch, the mean over them of a list of tensors.
     """
     if method not in FORMS:
         raise ValueError(f"method must be one of {', '.join(FORMS)}, not {method!r}")
+    again = d1 if again is None else again
     (ce, kd), g, hyper = FORMS[method](
         model, loss_weights, d1, d2, again, step_size, lam, temperature, average
     )
@@ -381,7 +382,6 @@ def hypergradient(
     definition; `forward`, exact too, with half the extra memory; `difference`, approximate.
     ValueError for another method.
     """
-    again = d1 if again is None else again
     return bilevel_gradients(
         model, loss_weights, d1, d2, again, step_size, lam, method, temperature
     )[2]
@@ -533,7 +533,7 @@ def exits_from_logits(logits, rule, threshold):
     """What early_exit answers, from the logits (M, N, C) of all exits: many thresholds, one pass.
 
     -> predictions (N,), exit_layer (N,), up to the rounding of another batch. It passes all layers,
-    so there is no time to be measured here.
+    so it says nothing about time.
     """
     M, N, _ = logits.shape
     examples = torch.arange(N, device=logits.device)

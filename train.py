@@ -30,13 +30,9 @@ Exit status: 0, done; 2, a user's or a system's error, in one line; 130 and 143,
 Ctrl-C and by SIGTERM; 1, a bug, or too little memory.
 """
 
-import json
-import shlex
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,8 +42,9 @@ import leebert
 from bert import Bert, BertConfig, load_bert
 from leebert import LossWeights, MultiExitBert, answers, early_exit, training_step
 from support import options, predict, processes, report, runs
+from support.checkpoints import load_tokenizer
+from support.command import command
 from support.downloads import find_model
-from support.glue import GLUE
 from support.options import FRACTION, NOT_NEGATIVE, POSITIVE, option
 from support.picture import draw
 from support.processes import RANK, WORLD, average, share
@@ -115,25 +112,19 @@ def optimize_of(config):
 
 def prepare(config):
     """-> task, tokenizer, model. Errors in data and weights are found here, before training."""
-    if config.task == "own":
-        task = data.own_task(config.train_file, config.dev_file)
-    else:
-        task = data.load_task(config.task, config.data_dir)
+    task = data.load_task(config.task, config.data_dir, config.train_file, config.dev_file)
     if config.model == "toy":
         tokenizer = data.toy_tokenizer()
         bert = Bert(BertConfig(vocab_size=tokenizer.get_vocab_size(), **TOY_BERT))
     else:
         folder = find_model(config.model, config.cache_dir)
         bert = load_bert(folder)
-        tokenizer = data.load_tokenizer(folder, bert.config.vocab_size)
+        tokenizer = load_tokenizer(folder, bert.config.vocab_size)
     longest = bert.config.max_position_embeddings
     if not 8 <= config.max_length <= longest:
         raise ValueError(f"--max-length must lie between 8 and {longest}, the model's positions")
-    if config.train_examples > len(task.train):
-        raise ValueError(f"--train-examples: {task.name} has only {len(task.train)}")
-    if config.train_examples:  # the same ones for every seed
-        chosen = np.random.default_rng(0).permutation(len(task.train))[: config.train_examples]
-        task.train = [task.train[i] for i in np.sort(chosen)]
+    if config.train_examples:
+        task.train = data.subset(task.train, config.train_examples)
     return task, tokenizer, MultiExitBert(bert, task.num_classes, config.pool)
 
 
@@ -156,28 +147,6 @@ def learning_rate(step, total, config):
     return config.lr * min((step + 1) / rise, (total - step) / max(1, total - rise + 1))
 
 
-def generator(config, purpose, number):
-    """Random numbers that depend only on --seed, their purpose and its number: a run is a function
-    of its settings and the step, so a resumed run draws the same ones.
-    """
-    purposes = ("cut", "d1", "d2", "dropout", "again")
-    return np.random.default_rng([config.seed, purposes.index(purpose), number])
-
-
-def stream(config, encoded, indices, batch_size, purpose, position, device):
-    """Endless batches of the examples at `indices`, from number `position` on.
-
-    The order of a pass depends only on the number of the pass.
-    """
-    batches_per_pass = -(-len(indices) // batch_size)
-    while True:
-        rng = generator(config, purpose, position // batches_per_pass)
-        batches = data.buckets(encoded.lengths[indices], batch_size, rng)
-        for batch in batches[position % batches_per_pass :]:
-            yield data.collate(encoded, indices[batch], device)
-            position += 1
-
-
 def make_streams(config, encoded, step, device):
     """-> endless batches for this step and those after it: d1, d2, and the judge's own of d1.
 
@@ -189,16 +158,19 @@ def make_streams(config, encoded, step, device):
     d1 = d2 = np.arange(N)
     if optimize_of(config) in ("bilevel", "cross"):
         epoch = step // -(-N // B)
-        rng = generator(config, "cut", epoch if config.redraw else 0)
+        rng = data.generator(config.seed, "cut", epoch if config.redraw else 0)
         d1, d2 = data.split_train(encoded.labels, config.d2_fraction, rng)
         print(f"epoch {epoch + 1}: d1 {len(d1)} examples, d2 {len(d2)}")
     from_d1 = config.lam / (1 + config.lam) if optimize_of(config) == "cross" else 0.0
     updates = -(-step // config.omega_every)  # of Omega, before this step
-    return (
-        stream(config, encoded, d1, B, "d1", step, device),
-        stream(config, encoded, d2, max(1, round((1 - from_d1) * B)), "d2", updates, device),
-        stream(config, encoded, d1, max(1, round(from_d1 * B)), "again", updates, device),
-    )
+
+    def batches(indices, fraction, purpose, position):
+        size = max(1, round(fraction * B))
+        return data.stream(config.seed, encoded, indices, size, purpose, position, device)
+
+    d1_batches = batches(d1, 1, "d1", step)
+    d2_batches = batches(d2, 1 - from_d1, "d2", updates)
+    return d1_batches, d2_batches, batches(d1, from_d1, "again", updates)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -218,9 +190,7 @@ def train(config, model, loss_weights, encoded, folder, log):
     steps_per_epoch = -(-len(encoded.labels) // config.batch_size)
     total = config.epochs * steps_per_epoch
     theta_optimizer, omega_optimizer = make_optimizers(model, loss_weights, config)
-    parts = dict(
-        model=model, loss_weights=loss_weights, theta=theta_optimizer, omega=omega_optimizer
-    )
+    parts = dict(model=model, weights=loss_weights, theta=theta_optimizer, omega=omega_optimizer)
     counts = runs.resume(folder, parts, log) if config.resume else None
     first, tokens, seconds = counts or (0, 0, 0.0)
     start = time.perf_counter() - seconds
@@ -231,7 +201,8 @@ def train(config, model, loss_weights, encoded, folder, log):
             d1_batches, d2_batches, again_batches = make_streams(config, encoded, step, device)
         for group in theta_optimizer.param_groups:
             group["lr"] = learning_rate(step, total, config)
-        torch.manual_seed(int(generator(config, "dropout", step * WORLD + RANK).integers(2**62)))
+        dropout = data.generator(config.seed, "dropout", step * WORLD + RANK)
+        torch.manual_seed(int(dropout.integers(2**62)))
         now = optimize if step % config.omega_every == 0 else "fixed"
         d1 = next(d1_batches)
         d2 = next(d2_batches) if now in ("bilevel", "cross") else None
@@ -250,25 +221,19 @@ def train(config, model, loss_weights, encoded, folder, log):
         if step % config.log_every == 0 or step == total:
             seconds = time.perf_counter() - start
             ce, kd = average([ce, kd])
-            row = report.log_row(step, total, ce, kd, loss_weights, int(tokens) / seconds, seconds)
-            print(json.dumps(row), file=log, flush=True)
-            print(report.progress(row), flush=True)
+            speed = int(tokens) / seconds
+            report.progress(log, step, total, ce, kd, loss_weights(), speed, seconds)
         if RANK == 0 and step % steps_per_epoch == 0:
             runs.save(model, folder / "model.safetensors")
         if RANK == 0 and time.perf_counter() >= checkpoint_due:
-            before = time.perf_counter()
-            runs.save_checkpoint(folder, parts, log, (step, int(tokens), before - start))
-            after = time.perf_counter()
-            checkpoint_due = after + CHECKPOINT_INTERVAL * (after - before)
+            counts = (step, int(tokens), time.perf_counter() - start)
+            seconds_to_write = runs.save_checkpoint(folder, parts, log, counts)
+            checkpoint_due = time.perf_counter() + CHECKPOINT_INTERVAL * seconds_to_write
     return time.perf_counter() - start
 
 
 # --------------------------------------------------------------------------------------------------
 # 4. Evaluation
-
-
-def scores(predictions, labels, metrics):
-    return {name: data.METRICS[name](predictions, labels) for name in metrics}
 
 
 @torch.inference_mode()
@@ -284,7 +249,7 @@ def all_logits(model, encoded, device):
 def evaluate_exits(logits, labels, metrics):
     """logits (M, N, C) -> one dict an exit."""
     predictions = answers(logits).numpy()
-    return [{"exit": m, **scores(p, labels, metrics)} for m, p in enumerate(predictions, 1)]
+    return [{"exit": m, **data.scores(p, labels, metrics)} for m, p in enumerate(predictions, 1)]
 
 
 @torch.inference_mode()
@@ -302,12 +267,16 @@ def timed(function, batches):
     return time.perf_counter() - start
 
 
-def thresholds(M, C):
-    values = {"patience": range(1, M)}
-    if C > 1:  # a regression has no probabilities
-        values["entropy"] = [0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8]
-        values["confidence"] = [0.99, 0.97, 0.95, 0.9, 0.8, 0.7, 0.6]
-    return values
+CERTAIN = [0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8]  # entropy, as a fraction of its largest value
+SURE = [0.99, 0.97, 0.95, 0.9, 0.8, 0.7, 0.6]  # the largest probability
+
+
+def settings_of_rules(M, C):
+    """-> (rule, threshold) pairs. A regression (C = 1) has no probabilities."""
+    pairs = [("patience", t) for t in range(1, M)]
+    if C > 1:
+        pairs += [("entropy", t) for t in CERTAIN] + [("confidence", t) for t in SURE]
+    return pairs
 
 
 def sweep(model, batches, logits, labels, metrics):
@@ -320,18 +289,15 @@ def sweep(model, batches, logits, labels, metrics):
     M, rows, details = len(logits), [], []
     some = batches[:: max(1, -(-len(batches) // 8))]
     timed(lambda batch: full_depth(model, batch), batches[-2:])  # warm up, on the longest
-    for rule, values in thresholds(M, logits.shape[-1]).items():
-        for value in values:
-            predictions, layers = (
-                x.numpy() for x in leebert.exits_from_logits(logits, rule, value)
-            )
-            full = timed(lambda batch: full_depth(model, batch), some)
-            early = timed(lambda batch, how=(rule, value): early_exit(model, batch, *how), some)
-            speed = {"mean_exit": float(layers.mean()), "speedup_layers": float(M / layers.mean())}
-            speed["speedup_wall"] = full / early
-            score = scores(predictions, labels, metrics)
-            rows.append({"rule": rule, "threshold": value, **score, **speed})
-            details.append((predictions, layers))
+    for how in settings_of_rules(M, logits.shape[-1]):
+        predictions, layers = (x.numpy() for x in leebert.exits_from_logits(logits, *how))
+        full = timed(lambda batch: full_depth(model, batch), some)
+        early = timed(lambda batch, how=how: early_exit(model, batch, *how), some)
+        mean = float(layers.mean())
+        speed = {"mean_exit": mean, "speedup_layers": M / mean, "speedup_wall": full / early}
+        score = data.scores(predictions, labels, metrics)
+        rows.append({"rule": how[0], "threshold": how[1], **score, **speed})
+        details.append((predictions, layers))
     return rows, details
 
 
@@ -344,50 +310,15 @@ def operating_point(rows, full_score, metric, loss=0.01):
     return max(good, key=lambda i: (rows[i]["speedup_layers"], rows[i][metric]), default=None)
 
 
-def by_level(examples, predictions, layers):
-    """Toy only: accuracy and mean exit layer of each level of difficulty."""
-    levels, labels = np.array([e.level for e in examples]), np.array([e.label for e in examples])
-    rows = []
-    for level in np.unique(levels[levels > 0]):
-        these = levels == level
-        means = {"acc": (predictions == labels)[these].mean(), "mean_exit": layers[these].mean()}
-        rows.append({"level": int(level), **{name: float(x) for name, x in means.items()}})
-    return rows
-
-
-def evaluate(model, task, encoded, logits):
-    """Everything about dev that goes into result.json."""
-    labels, metric = encoded.labels, task.metrics[0]
-    batches = data.dev_batches(encoded, 32, next(model.parameters()).device)
-    exits = evaluate_exits(logits, labels, task.metrics)
-    rows, details = sweep(model, batches, logits, labels, task.metrics)
-    chosen = operating_point(rows, exits[-1][metric], metric)
-    levels = [] if chosen is None else by_level(task.dev, *details[chosen])
-    point = None if chosen is None else rows[chosen]
-    constant = np.bincount(labels).argmax() if task.num_classes > 1 else labels.mean()
-    return {
-        # what always answering the most frequent class scores; in a regression, the mean
-        "majority": scores(np.full_like(labels, constant), labels, task.metrics),
-        "exits": exits,
-        "sweep": rows,
-        "operating_point": point,
-        "levels": levels,
-    }
-
-
 # --------------------------------------------------------------------------------------------------
 # 5. Main
 
 
 def parse(argv):
     """Command line -> Config with nothing left open. ValueError for a value that makes no sense."""
-    given = options.given_options(Config, argv, "Train a multi-exit BERT.")
-    if "resume" in given:
-        folder = given.pop("resume")
-        config = options.stored_config(Config, folder, given)
-        config.resume = folder
+    config, given = options.read(Config, argv, "Train a multi-exit BERT.")
+    if config.resume:
         return config
-    config = Config(**given)
     if config.train_file or config.dev_file:
         if "task" in given:
             raise ValueError("--task cannot be combined with --train-file and --dev-file")
@@ -396,10 +327,10 @@ def parse(argv):
     for name, (scratch, pretrained) in MODEL_DEFAULTS.items():
         default = scratch if config.model == "toy" else pretrained
         setattr(config, name, getattr(config, name) or default)
-    config.step_size = config.step_size or config.lr
     options.check_ranges(config)
-    if config.predict and config.task not in GLUE:
-        raise ValueError(f"--predict is for GLUE's server, which has no task {config.task}")
+    config.step_size = config.step_size or config.lr
+    if config.predict:
+        predict.check_task(config.task)
     if config.model == "toy" and config.task != "toy":
         raise ValueError("--model toy knows the words of the toy task only; name a checkpoint")
     return config
@@ -407,17 +338,22 @@ def parse(argv):
 
 def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
     """What goes into result.json; None for all processes but rank 0."""
-    device, more = next(model.parameters()).device, {}
+    device, metric, labels = next(model.parameters()).device, task.metrics[0], dev_set.labels
     model.eval()
-    logits = all_logits(model, dev_set, device)
+    logits, more = all_logits(model, dev_set, device), {}
     if task.dev_mismatched:
         mismatched = data.encode(tokenizer, task.dev_mismatched, config.max_length)
         other = all_logits(model, mismatched, device)
         more["exits_mismatched"] = evaluate_exits(other, mismatched.labels, task.metrics)
     if RANK != 0:
         return None
-    with torch.no_grad():
-        w_ce, w_kd = (w.tolist() for w in loss_weights())
+    exits = evaluate_exits(logits, labels, task.metrics)
+    batches = data.dev_batches(dev_set, 32, device)
+    rows, details = sweep(model, batches, logits, labels, task.metrics)
+    chosen = operating_point(rows, exits[-1][metric], metric)
+    # What always answering the most frequent class scores; in a regression, the mean.
+    constant = np.bincount(labels).argmax() if task.num_classes > 1 else labels.mean()
+    w_ce, w_kd = (w.tolist() for w in loss_weights())
     method = {"teachers": config.teachers, "weights": config.weights}
     return {
         "task": config.task,
@@ -427,9 +363,13 @@ def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
         "parameters": sum(p.numel() for p in model.parameters()),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "seconds": round(seconds, 1),
-        "metric": task.metrics[0],
+        "metric": metric,
         "dev_examples": len(task.dev),
-        **evaluate(model, task, dev_set, logits),
+        "majority": data.scores(np.full_like(labels, constant), labels, task.metrics),
+        "exits": exits,
+        "sweep": rows,
+        "operating_point": None if chosen is None else rows[chosen],
+        "levels": [] if chosen is None else data.by_level(task.dev, *details[chosen]),
         **more,
         "weights": {"ce": w_ce, "kd": w_kd},
     }
@@ -439,11 +379,10 @@ def run(config):
     """One run from configuration to result.json -> its folder."""
     device = processes.find_device(config.device)
     processes.join(device)
-    method = config.optimize if config.weights == "learned" else config.weights
-    name = f"{config.task}-{config.teachers}-{method}-s{config.seed}"
-    folder = Path(config.resume) if config.resume else runs.run_folder(config.out, name)
-    if config.resume and (folder / "result.json").exists():
+    folder = runs.run_folder(config)
+    if (folder / "result.json").exists():
         print(f"{folder} is finished; nothing to do")
+        (folder / runs.CHECKPOINT).unlink(missing_ok=True)  # killed before it was removed
         return folder
     torch.manual_seed(config.seed)
     processes.barrier(RANK > 0)  # rank 0 downloads what is missing, while the others wait
@@ -465,14 +404,9 @@ def run(config):
         "train_data": runs.digest(repr((train_set.input_ids, train_set.labels.tolist()))),
     }
     with runs.open_log(folder) as log:
-        if config.resume:
-            runs.check_facts(folder, facts)
-        else:
-            runs.start_folder(folder, log, asdict(config), facts, tokenizer)
-        parameters = sum(p.numel() for p in model.parameters())
+        runs.start(folder, log, asdict(config), facts, tokenizer)
         print(f"{config.task}: train {len(task.train)}, dev {len(task.dev)} examples, on {device}")
-        exits = len(model.exits)
-        print(f"model {config.model}: {exits} exits, {parameters:,} parameters; -> {folder}")
+        print(f"model {config.model}: {len(model.exits)} exits; -> {folder}")
         try:
             seconds = train(config, model, loss_weights, train_set, folder, log)
             result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
@@ -480,42 +414,25 @@ def run(config):
                 return folder
             runs.write_json(result, folder / "result.json")
         except (KeyboardInterrupt, OSError):
-            python = "python" if WORLD == 1 else f"torchrun --nproc-per-node={WORLD}"
-            if RANK == 0:
-                again = f"{python} train.py --resume {shlex.quote(str(folder))}"
-                print(f"to continue: {again}", file=sys.stderr)
+            runs.say_how_to_continue(folder)
             raise
         (folder / runs.CHECKPOINT).unlink(missing_ok=True)
     report.report(result)
     print(f"\ntrained in {seconds:.0f} s; everything is in {folder}")
-    try:
-        print(f"picture: {draw(folder)}")
-    except ImportError as error:
-        again = f"pip install matplotlib, then python -m support.picture {folder}"
-        print(f"no picture ({error}): {again}")
+    print(draw(folder))
     if config.predict:
         print("written:", *predict.predict(folder, device=device))
     return folder
 
 
-def interrupt(number, frame):
-    raise KeyboardInterrupt(number)
+def start():
+    runs.keep_freed_memory()
+    run(parse(sys.argv[1:]))
+    processes.leave()
 
 
 def main():
-    runs.keep_freed_memory()
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, interrupt)
-        run(parse(sys.argv[1:]))
-        processes.leave()
-    except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
-        number = error.args[0] if error.args else signal.SIGINT  # Python's own has no number
-        sys.exit(128 + number)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    command(start)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ sys.path.insert(0, str(ROOT))
 import leebert  # noqa: E402
 import train  # noqa: E402
 from bert import Bert, BertConfig, load_bert  # noqa: E402
-from data import Batch, buckets, collate, dev_batches, encode, load_task, load_tokenizer  # noqa: E402
+from data import Batch, buckets, collate, dev_batches, encode, load_task  # noqa: E402
+from support.checkpoints import load_tokenizer  # noqa: E402
 from support.downloads import find_model  # noqa: E402
 from support.runs import keep_freed_memory, write_json  # noqa: E402
 from support.sentence import load_run  # noqa: E402
@@ -351,7 +352,7 @@ def minilm():
         )
         for attention in ("eager", "sdpa")
     }
-    return load_bert(folder, verbose=False), theirs, folder
+    return load_bert(folder), theirs, folder
 
 
 def matrix_products(config, B, T):

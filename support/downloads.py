@@ -96,7 +96,7 @@ def download_glue(name, spec, data_dir, paths):
             else:
                 with zipfile.ZipFile(archive) as z:
                     contents = {p.name: z.read(f"{spec.folder}/{p.name}") for p in paths}
-            for path in reversed(paths):  # train last: whoever is interrupted begins again
+            for path in reversed(paths):  # train last: an interrupted download starts again
                 if path.exists():  # a file of the user's own
                     continue
                 (Path(tmp) / path.name).write_bytes(contents[path.name])

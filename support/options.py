@@ -18,8 +18,11 @@ def option(default, help, choices=None, range=None):
     return field(default=default, metadata={"help": help, "choices": choices, "range": range})
 
 
-def given_options(Config, argv, description):
-    """-> dict of the options named on the command line. ValueError for a bad one."""
+def read(Config, argv, description):
+    """Command line -> Config, and a dict of the options named there. ValueError for a bad one.
+
+    With --resume, the settings are those of that run.
+    """
     parser = argparse.ArgumentParser(description=description)
 
     def error(message):
@@ -33,7 +36,9 @@ def given_options(Config, argv, description):
         shown = "" if f.default in ("", 0, False) else f" (default {f.default})"
         help = f.metadata["help"] + shown
         parser.add_argument(flag(f.name), default=argparse.SUPPRESS, help=help, **kind)
-    return vars(parser.parse_args(argv))
+    given = vars(parser.parse_args(argv))
+    folder = given.pop("resume", "")
+    return (stored_config(Config, folder, given) if folder else Config(**given)), given
 
 
 def flag(name):
@@ -64,4 +69,5 @@ def stored_config(Config, folder, given):
             raise ValueError(
                 f"{flag(name)} {value}: this run started with {was!r}; cannot change it"
             )
+    config.resume = folder
     return config

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from support.command import command
+
 RULES = {  # colour, marker, line
     "patience": ("tab:blue", "o", "-"),
     "entropy": ("tab:orange", "s", "--"),
@@ -95,10 +97,13 @@ def levels_panel(axes, result):
 
 
 def draw(folder):
-    """result.json of a run folder -> report.png beside it; its path. ImportError: no matplotlib."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no window, no state that other code could see
-
+    """result.json of a run folder -> report.png beside it -> a line that says where, or why not."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure  # no window, no state that other code could see
+    except ImportError as error:
+        again = f"pip install matplotlib, then python -m support.picture {folder}"
+        return f"no picture ({error}): {again}"
     path = Path(folder) / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -119,18 +124,12 @@ def draw(folder):
     method = ", ".join(f"{name} {value}" for name, value in result["method"].items())
     figure.suptitle(f"{result['task']}, model {result['model']}, {method}, seed {result['seed']}")
     figure.savefig(path.with_name("report.png"), dpi=100)
-    return path.with_name("report.png")
+    return f"picture: {path.with_name('report.png')}"
 
 
 def main():
-    if len(sys.argv) != 2:
-        print("usage: python -m support.picture RUN_DIR", file=sys.stderr)
-        sys.exit(2)
-    try:
-        print(draw(sys.argv[1]))
-    except (OSError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    usage = "usage: python -m support.picture RUN_DIR"
+    command(lambda: print(draw(sys.argv[1])), usage=len(sys.argv) != 2 and usage)
 
 
 if __name__ == "__main__":

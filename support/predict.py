@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data import Example, dev_batches, encode
 from leebert import MultiExitBert, early_exit
+from support.command import command
 from support.glue import GLUE, HIGHEST, read_examples
 from support.runs import write
 from support.sentence import load_run
@@ -29,6 +30,11 @@ def operating_point(folder, M):
         raise ValueError(f"{folder}: no result.json to take rule and threshold from") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'result.json'}: not of train.py ({error!r})") from None
+
+
+def check_task(name):
+    if name not in GLUE:
+        raise ValueError(f"--predict is for GLUE's server, which has no task {name}")
 
 
 def check_tests(task, data_dir):
@@ -83,17 +89,15 @@ def predict(folder, rule=None, threshold=None, device="cpu"):
     return [folder / name for name in tables]
 
 
+def start():
+    folder, *rule = sys.argv[1:]
+    how = (rule[0], number(*rule)) if rule else ()
+    print("written:", *predict(folder, *how))
+
+
 def main():
-    if len(sys.argv) not in (2, 4):
-        print("usage: python -m support.predict RUN_DIR [RULE THRESHOLD]", file=sys.stderr)
-        sys.exit(2)
-    try:
-        folder, *rule = sys.argv[1:]
-        paths = predict(folder, *([rule[0], number(*rule)] if rule else []))
-        print("written:", *paths)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    usage = "usage: python -m support.predict RUN_DIR [RULE THRESHOLD]"
+    command(start, usage=len(sys.argv) not in (2, 4) and usage)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,24 @@
 """What a run prints: a line while it trains, tables of its result at the end."""
 
+import json
+
 import numpy as np
-import torch
 
 
-@torch.no_grad()
-def log_row(step, total, ce, kd, loss_weights, tokens_per_second, seconds):
-    w_ce, w_kd = (w.tolist() for w in loss_weights())
-    row = dict(step=step, total=total, ce=ce.tolist(), kd=kd.mean().item(), w_ce=w_ce, w_kd=w_kd)
-    return row | dict(tokens_per_second=round(tokens_per_second), seconds=round(seconds, 2))
-
-
-def progress(row):
-    """One line: loss of the first, middle and last exit, mean weights, speed, time left."""
-    M, left = len(row["ce"]), row["seconds"] * (row["total"] / row["step"] - 1)
-    losses = "  ".join(f"exit {m} {row['ce'][m - 1]:.3f}" for m in sorted({1, (M + 1) // 2, M}))
-    students = max(1, sum(any(weights) for weights in row["w_kd"]))
-    w_kd = np.sum(row["w_kd"]) / students  # per student, 1 at the uniform sum
-    return (
-        f"step {row['step']:>5}/{row['total']}  {losses}  weights: ce {np.mean(row['w_ce']):.2f} "
-        f"kd {w_kd:.2f}  {row['tokens_per_second']:,} tokens/s  "
-        f"{int(left) // 60}:{int(left) % 60:02d} left"
-    )
+def progress(log, step, total, ce, kd, weights, tokens_per_second, seconds):
+    """A line to the log; and one to the screen: losses of the first, middle and last exit, mean
+    weights (1 at the uniform sum), speed, time left.
+    """
+    ce, (w_ce, w_kd) = ce.tolist(), (w.tolist() for w in weights)
+    row = dict(step=step, total=total, ce=ce, kd=kd.mean().item(), w_ce=w_ce, w_kd=w_kd)
+    row |= dict(tokens_per_second=round(tokens_per_second), seconds=round(seconds, 2))
+    print(json.dumps(row), file=log, flush=True)
+    M, left = len(ce), int(seconds * (total / step - 1))
+    losses = "  ".join(f"exit {m} {ce[m - 1]:.3f}" for m in sorted({1, (M + 1) // 2, M}))
+    students = max(1, sum(any(row) for row in w_kd))
+    means = f"ce {np.mean(w_ce):.2f} kd {np.sum(w_kd) / students:.2f}"
+    speed = f"{round(tokens_per_second):,} tokens/s  {left // 60}:{left % 60:02d} left"
+    print(f"step {step:>5}/{total}  {losses}  weights: {means}  {speed}", flush=True)
 
 
 def report(result):

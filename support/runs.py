@@ -5,19 +5,29 @@ import hashlib
 import io
 import json
 import os
+import shlex
+import sys
+import time
 import zipfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import save as safetensors
 
-from support.processes import RANK
+from support.processes import RANK, WORLD
 
 CHECKPOINT = "checkpoint.pt"
 
 
-def run_folder(out, name):
-    """Path of a new run: OUT, or runs/NAME, numbered if taken. ValueError if OUT holds a run."""
+def run_folder(config):
+    """The run to resume, or a new one: OUT, or a default, numbered if taken.
+
+    ValueError if OUT holds a run: none is overwritten.
+    """
+    if config.resume:
+        return Path(config.resume)
+    out, method = config.out, config.optimize if config.weights == "learned" else config.weights
+    name = f"{config.task}-{config.teachers}-{method}-s{config.seed}"
     if out and (Path(out) / "result.json").exists():
         raise ValueError(f"--out {out} holds a finished run")
     if out and (Path(out) / "config.json").exists():
@@ -65,31 +75,43 @@ def digest(text):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def start_folder(folder, log, settings, facts, tokenizer):
-    """A new run's tokenizer.json and config.json. The latter comes last: it makes a run of it."""
-    if RANK == 0:
+def start(folder, log, settings, facts, tokenizer):
+    """A new run's tokenizer.json and config.json. The latter comes last: it makes a run of it.
+
+    Of a resumed run: ValueError if a fact, say its training data, has changed since it started.
+    """
+    path = folder / "config.json"
+    if settings["resume"]:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in facts.items():
+            if stored.get(name) != value:
+                raise ValueError(f"{path}: {name} has changed since this run started")
+    elif RANK == 0:
         log.truncate(0)
         (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run whose config.json was deleted
         write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
-        write_json({**settings, **facts}, folder / "config.json")
+        write_json({**settings, **facts}, path)
 
 
-def check_facts(folder, facts):
-    """ValueError if what a run was started with, say its training data, has changed since."""
-    path = folder / "config.json"
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in facts.items():
-        if stored.get(name) != value:
-            raise ValueError(f"{path}: {name} has changed since this run started")
+def say_how_to_continue(folder):
+    python = "python" if WORLD == 1 else f"torchrun --nproc-per-node={WORLD}"
+    if RANK == 0:
+        again = f"{python} train.py --resume {shlex.quote(str(folder))}"
+        print(f"to continue: {again}", file=sys.stderr)
 
 
 def save_checkpoint(folder, parts, log, counts):
-    """parts: name -> whatever has a state_dict. counts: numbers that `resume` returns."""
+    """parts: name -> whatever has a state_dict. counts: numbers that `resume` returns.
+
+    -> seconds that it took.
+    """
+    start = time.perf_counter()
     os.fsync(log.fileno())  # the checkpoint counts on these lines being on the disk
     states = {name: part.state_dict() for name, part in parts.items()}
     buffer = io.BytesIO()
     torch.save({"counts": counts, "log_end": log.tell(), **states}, buffer)
     write(folder / CHECKPOINT, buffer.getbuffer())
+    return time.perf_counter() - start
 
 
 def resume(folder, parts, log):

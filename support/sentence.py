@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from bert import Bert, BertConfig
+from support.command import command
 
 
 def load_run(folder, multi_exit):
@@ -65,17 +66,18 @@ def explain(model, leave, tokenizer, labels, *sentences):
         print(f"{rule} {threshold}: leaves at exit {stop}: {words[stop - 1]}")
 
 
+USAGE = """usage: python leebert.py RUN_DIR SENTENCE [SECOND_SENTENCE]
+RUN_DIR is what train.py leaves: `python train.py` makes one."""
+
+
+def answer(multi_exit, leave, argv):
+    model, tokenizer, config = load_run(argv[0], multi_exit)
+    if config["pairs"] != (len(argv) == 3):
+        wanted = "pairs of sentences" if config["pairs"] else "single sentences"
+        raise ValueError(f"{argv[0]}: trained on {wanted}")
+    explain(model, leave, tokenizer, config["labels"], *argv[1:])
+
+
 def main(multi_exit, leave):
-    if len(sys.argv) not in (3, 4):
-        print("usage: python leebert.py RUN_DIR SENTENCE [SECOND_SENTENCE]", file=sys.stderr)
-        print("RUN_DIR is what train.py leaves: `python train.py` makes one.", file=sys.stderr)
-        sys.exit(2)
-    try:
-        model, tokenizer, config = load_run(sys.argv[1], multi_exit)
-        if config.get("pairs", len(sys.argv) == 4) != (len(sys.argv) == 4):
-            wanted = "pairs of sentences" if config["pairs"] else "single sentences"
-            raise ValueError(f"{sys.argv[1]}: trained on {wanted}")
-        explain(model, leave, tokenizer, config["labels"], *sys.argv[2:])
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    argv = sys.argv[1:]
+    command(lambda: answer(multi_exit, leave, argv), usage=len(argv) not in (2, 3) and USAGE)

@@ -46,7 +46,7 @@ def reference_states(folder, ids, types, mask):
 
 def assert_equal_per_layer(folder, vocab_size):
     ids, types, padded = batch(vocab_size)
-    ours = load_bert(folder, verbose=False).eval()
+    ours = load_bert(folder).eval()
     for mask in (padded, torch.ones_like(padded)):
         expected = reference_states(folder, ids, types, mask)
         with torch.no_grad():
@@ -72,7 +72,7 @@ def test_gradients_equal_transformers(tiny_folder):
     ).eval()
     state = reference(ids, attention_mask=mask, token_type_ids=types).last_hidden_state
     (state**2).sum().backward()
-    ours = load_bert(tiny_folder, verbose=False).eval()
+    ours = load_bert(tiny_folder).eval()
     (ours(ids, types, mask)[-1] ** 2).sum().backward()
     theirs = {bert.our_name(name): p.grad for name, p in reference.named_parameters()}
     for name, p in ours.named_parameters():
@@ -176,11 +176,11 @@ def test_a_wrong_tensor_is_named(tiny_folder, new, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"hidden_act": "relu"}, "hidden_act 'relu'"),
+        ({"hidden_act": "relu"}, "gelu and absolute positions, not 'relu'"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
-        ({"num_attention_heads": 4}, "21 is no multiple of 4 heads"),
-        ({"num_attention_heads": 0}, "num_attention_heads must be a positive integer, not 0"),
-        ({"vocab_size": 7.5}, "vocab_size must be a positive integer, not 7.5"),
+        ({"num_attention_heads": 4}, "21 is not a multiple of 4 heads"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be an integer, 1 or more, not 0"),
+        ({"vocab_size": 7.5}, "vocab_size must be an integer, 1 or more, not 7.5"),
         ({"initializer_range": -0.02}, "initializer_range must be a number, 0 or more, not -0.02"),
         ({"hidden_dropout_prob": None}, "hidden_dropout_prob must be a number, .* not None"),
     ],

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import data
-from data import METRICS, buckets, collate, encode, load_task, load_tokenizer, own_task
+from data import METRICS, buckets, collate, encode, load_task, own_task
 from support import downloads
+from support.checkpoints import load_tokenizer
 from support.downloads import download, find_model
 from support.glue import GLUE, read_tsv
 

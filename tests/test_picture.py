@@ -71,8 +71,9 @@ def test_the_picture_is_drawn(result, tmp_path, levels):
     if not levels:
         result |= {"levels": [], "operating_point": None}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    path = picture.draw(tmp_path)
-    assert path == tmp_path / "report.png" and path.read_bytes().startswith(b"\x89PNG")
+    path = tmp_path / "report.png"
+    assert picture.draw(tmp_path) == f"picture: {path}"
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_line(tmp_path):
@@ -82,7 +83,9 @@ def test_the_command_line(tmp_path):
 
     (tmp_path / "result.json").write_text((ROOT / "results/toy/result.json").read_text())
     done = command(tmp_path)
-    assert done.returncode == 0 and done.stdout == f"{tmp_path / 'report.png'}\n", done.stderr
+    assert done.returncode == 0 and done.stdout == f"picture: {tmp_path / 'report.png'}\n", (
+        done.stderr
+    )
     for content in ("{", "{}", "[]"):
         (tmp_path / "result.json").write_text(content)
         done = command(tmp_path)

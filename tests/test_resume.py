@@ -16,10 +16,11 @@ import pytest
 import torch
 from test_train import call, options, options_of, without_clocks, workplace  # noqa: F401
 
+import data
 import train
 from data import Encoded
 from support.runs import CHECKPOINT
-from train import Config, parse
+from train import parse
 
 SIGNALS = [getattr(signal, f"SIG{name}") for name in ("KILL", "INT", "TERM") if os.name != "nt"]
 
@@ -272,7 +273,7 @@ def test_a_stream_is_a_function_of_its_position():
     indices = np.arange(5, 50)  # 45 examples are 7 batches of 7, the last of 3
 
     def labels(position, count, what="d1"):
-        batches = train.stream(Config(seed=3), encoded, indices, 7, what, position, "cpu")
+        batches = data.stream(3, encoded, indices, 7, what, position, "cpu")
         return [batch.labels.tolist() for _, batch in zip(range(count), batches, strict=False)]
 
     all = labels(0, 28)

@@ -25,7 +25,7 @@ from data import encode, load_task
 from leebert import LossWeights, MultiExitBert, answers, exits_from_logits
 from support import runs, sentence
 from support.sentence import load_run
-from train import Config, by_level, learning_rate, operating_point, parse
+from train import Config, learning_rate, operating_point, parse
 
 ROOT = Path(__file__).parent.parent
 WORDS = "good bad fine poor the film was and not very".split()
@@ -236,7 +236,7 @@ def test_a_checkpoint_is_walked_through_with_either_vocabulary(workplace, finish
                     '{"model": {"vocab": {"[CLS]": 0, "[SEP]": 1, "the": 2}}}'):  # fmt: skip
         write(tmp_path / "tokenizer.json", content)
         done = call(bert.main, tmp_path, "The film")
-        assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}: ")
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}")
         assert done.stderr.count("\n") == 1
 
 
@@ -244,7 +244,8 @@ def test_a_cased_checkpoint_keeps_its_capitals(workplace, tmp_path, call):
     for name in ("config.json", "model.safetensors"):
         write(tmp_path / name, (workplace / "bert" / name).read_bytes())
     words = (workplace / "bert" / "vocab.txt").read_text().replace("the\n", "The\n")
-    write(tmp_path / "vocab.txt", words.replace("very\n", "A\n"))
+    write(tmp_path / "vocab.txt", words)
+    write(tmp_path / "tokenizer_config.json", '{"do_lower_case": false}')
     done = call(bert.main, tmp_path, "The film")
     assert done.stdout.partition("\n")[2].startswith("tokens: [CLS] The film [SEP]\n"), done.stderr
 
@@ -442,7 +443,7 @@ def test_levels_are_counted_apart():
     examples = [next(e for e in task.dev if e.level == level) for level in (1, 2, 2, 4)]
     predictions = np.array([e.label for e in examples])
     predictions[1] = 1 - predictions[1]
-    levels = by_level(examples, predictions, np.array([1, 2, 4, 6]))
+    levels = data.by_level(examples, predictions, np.array([1, 2, 4, 6]))
     assert levels == [
         dict(level=1, acc=1.0, mean_exit=1.0),
         dict(level=2, acc=0.5, mean_exit=3.0),
@@ -454,12 +455,12 @@ def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = []
     for _ in range(3):
-        names.append(runs.run_folder("", "toy").as_posix())
+        names.append(runs.run_folder(Config()).as_posix())
         Path(names[-1]).mkdir(parents=True)
-    assert names == ["runs/toy", "runs/toy-2", "runs/toy-3"]
+    assert names == [f"runs/toy-all-cross-s0{n}" for n in ("", "-2", "-3")]
     write(tmp_path / "mine" / "result.json", "{}")
     with pytest.raises(ValueError, match="--out mine holds a finished run"):
-        runs.run_folder("mine", "toy")
+        runs.run_folder(Config(out="mine"))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -471,15 +472,15 @@ def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
     ({"teachers": "some"}, "invalid choice: 'some'"),
     ({"epochs": "many"}, "invalid int value: 'many'"),
     ({"colour": "red"}, "unrecognized arguments: --colour=red"),
-    ({"lr": -1, "step_size": 1}, "--lr must be positive and finite, not -1.0"),
-    ({"lr": "nan", "step_size": 1}, "--lr must be positive and finite, not nan"),
+    ({"lr": -1}, "--lr must be positive and finite, not -1.0"),
+    ({"lr": "nan"}, "--lr must be positive and finite, not nan"),
     ({"seed": -1}, "--seed must be 0 or more, and finite, not -1"),
     ({"lam": "inf"}, "--lam must be 0 or more, and finite, not inf"),
     ({"train_examples": -5}, "--train-examples must be 0 or more, and finite, not -5"),
     ({"warmup": 5}, "--warmup must be at least 0 and below 1, not 5.0"),
     ({"d2_fraction": 1}, "--d2-fraction must be at least 0 and below 1, not 1.0"),
     ({"max_length": 33}, "--max-length must lie between 8 and 32"),
-    ({"train_examples": 61}, "sst2 has only 60"),
+    ({"train_examples": 61}, "train has only 60"),
     ({"model": "nowhere"}, "no model 'nowhere'"),
     ({"model": "toy"}, "--model toy knows the words of the toy task only"),
     ({"device": "cuda"}, "--device cuda is not available"),

@@ -1,0 +1,30 @@
+"""How every script ends: exit status 0, or one clear line and another status."""
+
+import signal
+import sys
+
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt(number)
+
+
+def command(function, usage=None):
+    """Call function. Status 2: an error of the user's or the system's; 130, 143: interrupted.
+
+    usage: the lines to print, and status 2, instead of the call.
+    """
+    if usage:
+        print(usage, file=sys.stderr)
+        sys.exit(2)
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupt)
+        function()
+    except KeyboardInterrupt as error:
+        print("interrupted", file=sys.stderr)
+        sys.exit(
+            128 + (error.args[0] if error.args else signal.SIGINT)
+        )  # Python's own has no number
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
