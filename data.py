@@ -368,10 +368,9 @@ def show(args):
         share = [f"{label} {known.count(i)}" for i, label in enumerate(task.labels) if known]
         if known and task.num_classes == 1:
             share = [f"mean {task.labels[0]} {np.mean(known):.2f}"]
-        sizes = f"median {np.median(words):.0f}, 95 % {np.quantile(words, 0.95):.0f}"
+        sizes = f"median {np.median(words):.0f}, most {words.max()}"
         counts = ", ".join(share) or "none"
-        start = f"{name:<6}{len(examples):>7} examples"
-        print(f"{start}   labels: {counts}   words: {sizes}, most {words.max()}")
+        print(f"{name:<6}{len(examples):>7} examples   labels: {counts}   words: {sizes}")
     print()
     for example in task.train[:8]:
         level = f"level {example.level}  " if example.level else ""
