@@ -18,6 +18,9 @@ the paper, [ours] nobody knows, we chose. The README has the same list as a tabl
     J          F(D2) + lambda F(D1), after the step              what Omega descends
     xi         step of the look-ahead                            step_size
     lambda     weight of F(D1) in J                              lam
+    l_k, K     the k-th of all loss terms, and their number
+    v          the gradient of J at the look-ahead               v
+    tau, eta   temperature of the distillation; learning rate of Omega
 
 From simple to full: sections 1 to 4 build L; 5 is the heart, the gradient of J with respect to
 Omega, first its definition and then a formula; 6 is one training step; 7 leaves early.
@@ -233,10 +236,11 @@ def objective(ce, kd, w_ce, w_kd):
 # drawn independently of the step's own [ours]: the look-ahead has just fitted those, so they would
 # praise every cross-entropy.
 #
-# Is there a first-order shortcut, as in DARTS? No: J does not contain Omega, so without the
-# look-ahead its gradient is exactly zero. Why look ahead by plain gradient descent, when AdamW
-# takes the real step? A fresh Adam's step does not depend on the size of the gradient, so through
-# it the derivative nearly vanishes. As in DARTS, Theta' is a simplification [ours].
+# Is there a first-order shortcut, as in DARTS? No: F contains no weights, so J depends on Omega
+# only through Theta', and without the look-ahead its gradient is exactly zero. Why look ahead by
+# plain gradient descent, when AdamW takes the real step? A fresh Adam's step does not depend on the
+# size of the gradient, so through it the derivative nearly vanishes. As in DARTS, Theta' is a
+# simplification [ours].
 
 
 def frozen_dropout(model, batch):
@@ -247,7 +251,7 @@ def frozen_dropout(model, batch):
     seed = int(torch.randint(2**62, ()))
 
     def logits_at(theta):
-        # The CPU's generator is put back: it draws the next seed. A GPU's draws only dropout.
+        # The CPU's generator draws the next seed too, so it is restored; a GPU's only draws masks.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return functional_call(model, theta, batch[:3])  # (M, B, C)
@@ -288,7 +292,8 @@ def unrolled(model, loss_weights, d1, d2, again, step_size, lam, temperature, av
     return (ce, kd), g, average(hyper)
 
 
-# The same without a graph of g. L is linear in w, so with v = grad J(Theta') the chain rule gives
+# The same without a graph of g. L is linear in w, so with v the gradient of (5) with
+# respect to the parameters, at Theta', the chain rule gives
 #
 #     dJ/dw_k = < v, dTheta'/dw_k > = -xi < v, grad l_k(Theta) >                                 (7)
 #
@@ -360,8 +365,9 @@ def bilevel_gradients(
     """-> (ce, kd) on d1, grad_Theta L, grad_Omega J: all that one step needs, from one problem.
 
     g, made for the look-ahead, serves the real step as well. Nothing of the model is changed,
-    neither parameters nor .grad. again: by default d1. average: where several processes share a
-    batch, the mean over them of a list of tensors.
+    neither parameters nor .grad. again: by default d1, which favours every cross-entropy, so
+    training passes its own. average: where several processes share a batch, the mean over them of a
+    list of tensors.
     """
     if method not in FORMS:
         raise ValueError(f"method must be one of {', '.join(FORMS)}, not {method!r}")
