@@ -292,8 +292,8 @@ def unrolled(model, loss_weights, d1, d2, again, step_size, lam, temperature, av
     return (ce, kd), g, average(hyper)
 
 
-# The same without a graph of g. L is linear in w, so with v the gradient of (5) with
-# respect to the parameters, at Theta', the chain rule gives
+# The same without a graph of g. L is linear in w. So, with v the gradient of (5) with respect to
+# the parameters, at Theta', the chain rule gives
 #
 #     dJ/dw_k = < v, dTheta'/dw_k > = -xi < v, grad l_k(Theta) >                                 (7)
 #

@@ -22,9 +22,8 @@ def command(function, usage=None):
         function()
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        sys.exit(
-            128 + (error.args[0] if error.args else signal.SIGINT)
-        )  # Python's own has no number
+        number = error.args[0] if error.args else signal.SIGINT  # Python's own has no number
+        sys.exit(128 + number)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -50,9 +50,7 @@ def open_log(folder):
 
 def write(path, data):
     """Write beside, then rename: an interruption leaves the old file or the new one."""
-    partial = path.with_name(
-        "partial"
-    )  # one name for all: the next write replaces what a kill left
+    partial = path.with_name("partial")  # one name: the next write replaces what a kill left
     try:
         with open(partial, "wb") as file:
             file.write(data)
