@@ -325,7 +325,7 @@ def encoded(folder, sentence):
     return bert, encoding.tokens, torch.tensor([encoding.ids])
 
 
-def walk(folder="", sentence="the plot is not great"):
+def walk(folder="", sentence="ann calls it dull . carl disagrees ."):
     """Print the shape and the meaning of each tensor on the way through the encoder."""
     bert, tokens, input_ids = encoded(folder, sentence)
     bert.eval()

@@ -87,69 +87,68 @@ def split_train(labels, fraction, rng):
 # --------------------------------------------------------------------------------------------------
 # 1. The built-in task
 #
-# A grammar of our own makes one-line reviews in four levels of difficulty, so that one can see what
-# early exit is for: the easy ones should leave early. Nothing to download, a moment to make.
+# A chain of speakers: what does the last one think? The first speaker of the chain says it plainly,
+# and each further one agrees or disagrees with the speaker directly before. So each level of
+# difficulty asks for one more step of reasoning, and shows what exits after every layer are for:
+# easy sentences can leave early, hard ones need depth. Nothing to download, a moment to make.
 #
-#     1   "the plot is great"                                             a word decides
-#     2   "the plot is not great"                                         two words together decide
-#     3   "although the cast is dull , the plot is great"                 the main clause decides
-#     4   three clauses, some negated, in one of four orders              all of it at once
+#     level 1   ann calls it dull .                                                        bad
+#     level 2   bob calls it witty . ann calls it dull . carl disagrees .                  good
+#     level 3   gus calls it tedious . carl calls it superb . ann agrees . fay disagrees . bad
+#     level 4   bob calls it witty . gus disagrees . dora disagrees . emil agrees .        good
+#
+# Up to two plain statements stand before the chain and do not matter. From level 2 on, no single
+# word or position gives the answer away.
 
-ASPECTS = """plot cast acting story music ending dialogue pacing script camera humour setting
-    lighting editing opening direction costume score title premise tone style mood hero villain
-    prologue finale theme soundtrack narration chemistry twist sound dance chorus photography
-    rhythm imagery suspense atmosphere""".split()
+NAMES = "ann bob carl dora emil fay gus hanna".split()
 GOOD = "great superb charming brilliant moving fresh witty honest".split()
 BAD = "dull bland awful clumsy tedious stale messy hollow".split()
-VERBS = "is was".split()
-LEVELS = {
-    1: ["{main}"],
-    2: ["{main}"],
-    3: ["although {a} , {main}", "{a} , but {main}"],
-    4: [
-        "although {a} and {b} , {main}",
-        "{main} , although {a} and {b}",
-        "{a} and {b} , but {main}",
-        "although {a} , {b} , but {main}",
-    ],
-}
-TOY_WORDS = sorted({*ASPECTS, *GOOD, *BAD, *VERBS, *"the not , and although but".split()})
+TOY_WORDS = sorted({*NAMES, *GOOD, *BAD, *"calls it agrees disagrees .".split()})
+TOY_LABELS = ("bad", "good")
 
 
-def clause(rng, aspect, label, negated):
-    """A clause whose sentiment is `label` (0 bad, 1 good): "the plot was not great" is bad."""
-    no = "not " if negated else ""
-    return f"the {aspect} {rng.choice(VERBS)} {no}{rng.choice(GOOD if label != negated else BAD)}"
+def toy_example(rng, level, label):
+    """A random sentence of the level whose last speaker thinks `label` (0 bad, 1 good)."""
+    before = rng.choice((0, 0, 1, 2))  # plain statements before the chain
+    names = rng.sample(NAMES, before + level)  # everybody speaks once
+    answers = [rng.choice(("agrees", "disagrees")) for _ in range(level - 1)]
+    # Going back from the last speaker to the first, each "disagrees" turns the opinion round.
+    first = (label + answers.count("disagrees")) % 2
+    opinions = [rng.randrange(2) for _ in range(before)] + [first]
+    says = [f"calls it {rng.choice((BAD, GOOD)[opinion])}" for opinion in opinions] + answers
+    text = " ".join(f"{name} {what} ." for name, what in zip(names, says, strict=True))
+    return Example(text, None, label, level)
 
 
-def toy_example(rng, level):
-    """A random review. Its label is the sentiment of the main clause; the others say anything."""
-    label, clauses = rng.randrange(2), {}
-    for name, aspect in zip(("main", "a", "b"), rng.sample(ASPECTS, 3), strict=True):
-        negated = level == 2 or (level == 4 and rng.random() < 0.25)
-        says = label if name == "main" else rng.randrange(2)
-        clauses[name] = clause(rng, aspect, says, negated)
-    return Example(rng.choice(LEVELS[level]).format(**clauses), None, label, level)
+def toy_opinions(text):
+    """Who thinks what: "ann calls it dull . carl disagrees ." -> [("ann", 0), ("carl", 1)]"""
+    opinions, opinion = [], None
+    for statement in text.removesuffix(" .").split(" . "):
+        name, *_, word = statement.split()
+        if word == "disagrees":
+            opinion = 1 - opinion
+        elif word != "agrees":
+            opinion = int(word in GOOD)
+        opinions.append((name, opinion))
+    return opinions
 
 
-def toy_task(num_train=8000, num_dev=1000, num_test=1000):
-    """The same examples on every machine and for every seed of a run.
+def toy_task(num_train=30_720, num_dev=1000, num_test=1000):
+    """The same examples on every machine and for every seed of a run. Sizes: multiples of 8.
 
-    Dev and test have the levels in equal parts; half of train is level 4, since a few hundred
-    examples of the others are enough. No sentence of dev or test occurs again, there or in train.
+    Levels come in equal parts, and so do the labels of a level. No sentence occurs twice, so none
+    of dev or test occurs in train.
     """
-    rng, seen, held_out, train = random.Random(0), set(), [], []
-    while len(held_out) < num_dev + num_test:
-        example = toy_example(rng, level=1 + len(held_out) % 4)
-        if example.text_a not in seen:
-            seen.add(example.text_a)
-            held_out.append(example)
-    while len(train) < num_train:
-        example = toy_example(rng, level=(1, 2, 3, 4, 4, 4)[len(train) % 6])
-        if example.text_a not in seen:
-            train.append(example)
-    dev, test = held_out[:num_dev], held_out[num_dev:]
-    return Task("toy", train, dev, test, ("negative", "positive"), ("acc",))
+    rng, examples = random.Random(0), {}  # text -> Example
+    while (n := len(examples)) < num_train + num_dev + num_test:
+        example = toy_example(rng, level=1 + n % 4, label=n // 4 % 2)
+        examples.setdefault(example.text_a, example)
+    examples = list(examples.values())
+    groups = [examples[i : i + 8] for i in range(0, len(examples), 8)]
+    rng.shuffle(groups)  # else train would get all of the shortest sentences, which run out early
+    examples = [example for group in groups for example in group]
+    train, dev = examples[:num_train], examples[num_train : num_train + num_dev]
+    return Task("toy", train, dev, examples[num_train + num_dev :], TOY_LABELS, ("acc",))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -223,14 +222,19 @@ def scores(predictions, labels, metrics):
     return {name: METRICS[name](predictions, labels) for name in metrics}
 
 
-def by_level(examples, predictions, layers):
-    """Toy only: accuracy and mean exit layer of each level of difficulty."""
+def by_level(examples, of_exits, predictions, layers):
+    """Toy only: accuracy and mean exit layer of each level of difficulty -> one dict a level.
+
+    predictions, layers: (N,), leaving early; of_exits: (M, N), what each exit would have answered.
+    """
     levels, labels = np.array([e.level for e in examples]), np.array([e.label for e in examples])
     rows = []
     for level in np.unique(levels[levels > 0]):
         these = levels == level
-        means = {"acc": (predictions == labels)[these].mean(), "mean_exit": layers[these].mean()}
-        rows.append({"level": int(level), **{name: float(x) for name, x in means.items()}})
+        row = {"level": int(level), "acc": accuracy(predictions[these], labels[these])}
+        row["mean_exit"] = float(layers[these].mean())
+        row["exits"] = [accuracy(answers[these], labels[these]) for answers in of_exits]
+        rows.append(row)
     return rows
 
 
@@ -288,18 +292,20 @@ def collate(encoded, indices, device="cpu"):
         ids[row, :n], types[row, :n] = encoded.input_ids[i], encoded.token_type_ids[i]
         mask[row, :n] = 1
     arrays = (ids, types, mask, encoded.labels[indices])
-    return Batch(*(torch.from_numpy(array).to(device) for array in arrays))
+    pin = torch.device(device).type == "cuda"  # so that nobody waits for the copy to the GPU
+    tensors = (torch.tensor(array, pin_memory=pin) for array in arrays)
+    return Batch(*(x.to(device, non_blocking=pin) for x in tensors))
 
 
-def buckets(lengths, batch_size, rng=None, pool=8):
+def buckets(lengths, batch_size, rng=None):
     """Cut 0..N-1 into batches of similar length -> list of index arrays.
 
     Without rng: all of it by length, for evaluation. With rng: at random, for training, but sorted
-    by length within pools of 8 batches, and the batches then shuffled. Little padding, and still
+    by length within pools of 128 examples, and the batches then shuffled. Little padding, and still
     another set of batches in every epoch.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
-    size = len(order) if rng is None else pool * batch_size
+    size = len(order) if rng is None else max(128, batch_size)
     pools = [order[i : i + size] for i in range(0, len(order), size)]
     order = np.concatenate([p[np.argsort(lengths[p], kind="stable")] for p in pools])
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -372,11 +378,14 @@ def show(args):
         counts = ", ".join(share) or "none"
         print(f"{name:<6}{len(examples):>7} examples   labels: {counts}   words: {sizes}")
     print()
-    for example in task.train[:8]:
+    for example in task.train[:4]:
         level = f"level {example.level}  " if example.level else ""
         pair = f"  |  {example.text_b}" if example.text_b is not None else ""
         label = task.labels[example.label] if task.num_classes > 1 else example.label
         print(f"{level}{label:<16}{example.text_a}{pair}")
+        if example.level:
+            chain = ", ".join(f"{who} {TOY_LABELS[x]}" for who, x in toy_opinions(example.text_a))
+            print(f"{'':24}{chain}")
 
 
 if __name__ == "__main__":
