@@ -25,7 +25,7 @@ the paper, [ours] nobody knows, we chose. The README has the same list as a tabl
 From simple to full: sections 1 to 4 build L; 5 is the heart, the gradient of J with respect to
 Omega, first its definition and then a formula; 6 is one training step; 7 leaves early.
 
-    python leebert.py RUN_DIR "although the plot is bland , the acting is superb"
+    python leebert.py RUN_DIR "bob calls it witty . gus disagrees . dora agrees ."
 """
 
 import math
@@ -114,13 +114,14 @@ def cross_entropies(logits, labels):
 # teaches whom are reported: from later exits (LLE) and from all exits (LAE).
 
 
-def teaches(num_exits, teachers):
+def teaches(num_exits, teachers, device=None):
     """Who teaches whom -> bool (M, M); entry [m, t] says that exit t teaches exit m.
 
     none    nobody                          last    t = M, to all others (FastBERT's idea)
     later   t > m, the paper's LLE          all     t != m, the paper's LAE
     """
-    m, t = torch.meshgrid(torch.arange(num_exits), torch.arange(num_exits), indexing="ij")
+    exits = torch.arange(num_exits, device=device)
+    m, t = torch.meshgrid(exits, exits, indexing="ij")
     table = {"none": m < 0, "last": (t == num_exits - 1) & (t != m), "later": t > m, "all": t != m}
     if teachers not in table:
         raise ValueError(f"teachers must be one of {', '.join(table)}, not {teachers!r}")
@@ -154,7 +155,7 @@ def loss_terms(logits, labels, teachers="all", temperature=1.0, teacher_logits=N
     derivative, it does not stop a difference.
     """
     teacher_logits = logits if teacher_logits is None else teacher_logits
-    mask = teaches(len(logits), teachers).to(logits.device)
+    mask = teaches(len(logits), teachers, logits.device)
     kd = distillation(logits, teacher_logits, temperature) * mask
     return cross_entropies(logits, labels), kd
 
@@ -496,7 +497,14 @@ def patience_rule(history, threshold):
     return (predictions.diff(dim=0).abs() < AGREE).all(dim=0)
 
 
-RULES = {"entropy": entropy_rule, "confidence": confidence_rule, "patience": patience_rule}
+def always_rule(history, threshold):
+    """Leave at exit `threshold`, whatever it says: what every other rule has to beat."""
+    return torch.full(history.shape[1:2], len(history) >= threshold, device=history.device)
+
+
+RULES = dict(
+    entropy=entropy_rule, confidence=confidence_rule, patience=patience_rule, always=always_rule
+)
 
 
 @torch.inference_mode()
@@ -511,7 +519,7 @@ def early_exit(model, batch, rule, threshold):
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
     bert, M, C = model.bert, len(model.exits), model.exits[0].out_features
-    if C == 1 and rule != "patience":
+    if C == 1 and rule in ("entropy", "confidence"):
         raise ValueError(f"rule {rule} needs the probabilities of classes; a regression has none")
     mask = batch.attention_mask
     hidden = bert.embed(batch.input_ids, batch.token_type_ids)  # (B, T, H)
@@ -523,13 +531,11 @@ def early_exit(model, batch, rule, threshold):
         hidden = layer(hidden, bias)
         history = torch.cat([history, exit(pool(hidden, mask, model.pool))[None]])
         leave = RULES[rule](history, threshold) if m < M else torch.ones_like(inside).bool()
-        if not leave.any():
-            continue
-        predictions[inside[leave]] = answers(history[-1, leave])
-        exit_layer[inside[leave]] = m
-        if leave.all():
+        go, stay = leave.nonzero()[:, 0], (~leave).nonzero()[:, 0]
+        predictions[inside[go]] = answers(history[-1, go])
+        exit_layer[inside[go]] = m
+        if len(stay) == 0:
             break
-        stay = ~leave
         hidden, mask, bias = hidden[stay], mask[stay], bias[stay]
         inside, history = inside[stay], history[:, stay]
     return predictions, exit_layer
