@@ -34,17 +34,21 @@ def report(result):
         print(f"{row['exit']:>4}  {cells(row)}")
     print(f"none  {cells(result['majority'])}   (always the {constant})")
     print("\nrule        threshold  " + "  ".join(f"{name:>6}" for name in metrics), end="")
-    print("  mean exit  speed-up: layers  wall clock")
+    print("  mean exit  speed-up: layers  wall clock  over mix")
     for row in result["sweep"]:
         mark = "  <- at most one point lost" if row == result["operating_point"] else ""
         print(
             f"{row['rule']:<12}{row['threshold']:>9}  {cells(row)}  {row['mean_exit']:9.2f}"
-            f"  {row['speedup_layers']:15.2f}x  {row['speedup_wall']:9.2f}x{mark}"
+            f"  {row['speedup_layers']:15.2f}x  {row['speedup_wall']:9.2f}x"
+            f"  {row['over_mix']:+8.3f}{mark}"
         )
+    print("over mix: above the best random mix of fixed exits with the same mean exit")
     if result["levels"]:
-        print("\nlevel     acc  mean exit   (at the marked threshold)")
+        M = len(result["exits"])
+        print(f"\nlevel  {'accuracy of each exit':<{M * 7}}  when leaving early: acc  mean exit")
         for row in result["levels"]:
-            print(f"{row['level']:>5}  {row['acc']:6.3f}  {row['mean_exit']:9.2f}")
+            exits = "".join(f"{acc:7.3f}" for acc in row["exits"])
+            print(f"{row['level']:>5}  {exits}  {row['acc']:23.3f}  {row['mean_exit']:9.2f}")
     print("\nweights   ce   distillation, student by teacher (1.00: the uniform sum)")
     w_ce, w_kd = np.array(result["weights"]["ce"]), np.array(result["weights"]["kd"])
     teachers = (w_kd > 0).sum(1)
