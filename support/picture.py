@@ -18,6 +18,7 @@ RULES = {  # colour, marker, line
     "patience": ("tab:blue", "o", "-"),
     "entropy": ("tab:orange", "s", "--"),
     "confidence": ("tab:green", "^", ":"),
+    "always": ("black", "x", "none"),
 }
 LONG = {
     "acc": "accuracy",
@@ -32,65 +33,80 @@ def exits_panel(axes, result):
     metric, M = result["metric"], len(result["exits"])
     axes.plot(range(1, M + 1), [row[metric] for row in result["exits"]], "k-o")
     axes.axhline(result["majority"][metric], color="black", linestyle="--", linewidth=0.8)
-    axes.set(title="Each exit by itself", ylabel=f"{LONG[metric]} on dev")
+    axes.set(title="What each exit can do", ylabel=f"{LONG[metric]} on dev")
     constant = "mean" if metric == "pearson" else "most frequent class"
     axes.set_xlabel(f"exit after layer  (dashed line: always the {constant})")
     axes.set_xticks(range(1, M + 1))
 
 
-def speedup_panel(axes, result, which, words):
-    """One line a rule, one point a threshold; a cross at full depth, and one point below it."""
-    metric = result["metric"]
-    full = result["exits"][-1][metric]
-    for rule, (colour, marker, line) in RULES.items():
-        rows = [row for row in result["sweep"] if row["rule"] == rule]
-        rows.sort(key=lambda row: row["speedup_layers"])
-        if not rows and metric == "pearson":  # a regression has patience only
-            continue
-        x, y = [row[which] for row in rows], [row[metric] for row in rows]
-        axes.plot(x, y, line, marker=marker, color=colour, label=rule)
-    axes.plot(1, full, "kX", markersize=10, label="full depth")
-    axes.axhline(full - 0.01, color="grey", linewidth=0.8)
-    axes.text(0.99, full - 0.01, "one point lost", color="0.3", ha="right", va="top",
-              transform=axes.get_yaxis_transform())  # fmt: skip
-    axes.set(title=f"Leaving early: {words}", xlabel=f"speed-up in {words}")
-    axes.legend()
-
-
-def ce_panel(axes, result):
-    """The weight of each exit's cross-entropy."""
-    w = result["weights"]["ce"]
-    axes.bar(range(1, len(w) + 1), w, color="0.6", edgecolor="black")
-    axes.axhline(1, color="black", linestyle="--", linewidth=0.8)
-    title = f"Weight of each exit's cross-entropy ({result['method']['weights']})"
-    axes.set(title=title, xlabel="exit  (dashed line: the uniform sum)", ylabel="weight")
-    axes.set_xticks(range(1, len(w) + 1))
-    axes.set_ylim(0, 2)  # 2 sigmoid(Omega) ends there
-
-
-def kd_panel(axes, result):
-    """The weight of each pair's distillation, as a matrix; darker is more."""
-    kd = np.array(result["weights"]["kd"])
-    M = len(kd)
-    kd = kd * (kd > 0).sum(axis=1, keepdims=True)  # 1 at the uniform sum
-    axes.imshow(kd, cmap="Greys", vmin=0, vmax=2)
-    for m, t in np.ndindex(M, M):
-        colour, size = "white" if kd[m, t] > 1.2 else "black", 9 if M <= 8 else 6
-        number = f"{kd[m, t]:.1f}" if kd[m, t] > 0 else "-"
-        axes.text(t, m, number, ha="center", va="center", color=colour, fontsize=size)
-    axes.set(title="Weight of each distillation", ylabel="student")
-    axes.set_xlabel("teacher  (1: the uniform sum; -: does not teach)")
-    axes.set_xticks(range(M), range(1, M + 1))
-    axes.set_yticks(range(M), range(1, M + 1))
+def cells(axes, values, **options):
+    """A matrix as a map with a number in each cell, white on dark; a nan stays empty."""
+    picture = axes.imshow(values, aspect="auto", **options)
+    for (row, column), value in np.ndenumerate(values):
+        red, green, blue, _ = picture.to_rgba(value)
+        colour = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else "black"
+        number = "" if np.isnan(value) else f"{value:.2f}"
+        axes.text(column, row, number, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(values[0])))
+    axes.set_yticks(range(len(values)))
 
 
 def levels_panel(axes, result):
-    """Built-in task: how deep each level of difficulty goes at the chosen threshold."""
+    """Built-in task: the accuracy of each exit on each level of difficulty; darker is better."""
+    rows = [row["exits"] for row in result["levels"]]
+    rows.append([row["acc"] for row in result["exits"]])
+    cells(axes, np.array(rows), cmap="Greys", vmin=0.5, vmax=1.2)
+    axes.set(title="What each exit can do: accuracy on dev", xlabel="exit after layer")
+    axes.set_xticks(range(len(rows[0])), range(1, len(rows[0]) + 1))
+    axes.set_yticks(range(len(rows)), [*(f"level {r['level']}" for r in result["levels"]), "all"])
+
+
+def speedup_panel(axes, result, which, words):
+    """One line a rule, one point a threshold; beside them, what the fixed exits do without a rule.
+
+    The best random mix of fixed exits is what remains of a row's metric without its over_mix.
+    """
+    metric, sweep = result["metric"], sorted(result["sweep"], key=lambda row: row["mean_exit"])
+    for rule, (colour, marker, line) in RULES.items():
+        rows = [row for row in sweep if row["rule"] == rule]
+        x, y = [row[which] for row in rows], [row[metric] for row in rows]
+        if rows:  # a regression has no rules but patience
+            axes.plot(x, y, linestyle=line, marker=marker, color=colour, label=rule)
+    for row in sweep:
+        if row["rule"] == "always":
+            axes.annotate(row["threshold"], (row[which], row[metric]), (4, -11),
+                          textcoords="offset points")  # fmt: skip
+    if which == "speedup_layers":
+        x, y = [row[which] for row in sweep], [row[metric] - row["over_mix"] for row in sweep]
+        axes.plot(x, y, "k-", linewidth=0.8, label="best random mix of them")
+    if point := result["operating_point"]:
+        axes.plot(point[which], point[metric], "k*", markersize=16, label="one point lost at most")
+    axes.set(title=f"Leaving early: speed-up in {words}", xlabel=f"speed-up in {words}")
+    axes.set_ylabel(f"{LONG[metric]} on dev")
+    axes.legend()
+
+
+def weights_panel(axes, result):
+    """The weight of every loss term, over what it is in the uniform sum."""
+    ce, kd = np.array(result["weights"]["ce"]), np.array(result["weights"]["kd"])
+    M, teachers = len(ce), (kd > 0).sum(axis=1, keepdims=True)
+    kd = np.where(kd > 0, kd * teachers, np.nan)
+    cells(axes, np.column_stack([ce, kd]), cmap="PuOr", vmin=0.5, vmax=1.5)
+    axes.axvline(0.5, color="black")
+    axes.set(title=f"Weights of the loss terms ({result['method']['weights']}; 1: the uniform sum)",
+             xlabel="labels (CE)  |  teacher (KD)", ylabel="student")  # fmt: skip
+    axes.set_xticks(range(M + 1), ["CE", *range(1, M + 1)])
+    axes.set_yticks(range(M), range(1, M + 1))
+
+
+def depth_panel(axes, result):
+    """Built-in task: how deep each level of difficulty goes at the operating point."""
     levels, point = result["levels"], result["operating_point"]
     bars = axes.bar([row["level"] for row in levels], [row["mean_exit"] for row in levels],
                     color="0.85", edgecolor="black")  # fmt: skip
     axes.bar_label(bars, [f"acc {row['acc']:.2f}" for row in levels])
-    axes.set(title=f"How deep each level goes ({point['rule']} {point['threshold']})",
+    how = f"{point['rule']} {point['threshold']}" if point else "full depth"
+    axes.set(title=f"How deep each level goes ({how})",
              xlabel="level of difficulty", ylabel="mean exit")  # fmt: skip
     axes.set_xticks([row["level"] for row in levels])
     axes.set_ylim(0, len(result["exits"]))
@@ -107,18 +123,17 @@ def draw(folder):
     path = Path(folder) / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        figure = Figure(figsize=(15, 8.5), layout="constrained")
+        figure = Figure(figsize=(13, 9), layout="constrained")
         FigureCanvasAgg(figure)
-        panels = figure.subplots(2, 3).flat
-        exits_panel(panels[0], result)
+        panels = figure.subplots(2, 2).flat
+        toy = bool(result["levels"])
+        (levels_panel if toy else exits_panel)(panels[0], result)
         speedup_panel(panels[1], result, "speedup_layers", "layers")
-        speedup_panel(panels[2], result, "speedup_wall", "wall-clock time")
-        ce_panel(panels[3], result)
-        kd_panel(panels[4], result)
-        if result["levels"]:
-            levels_panel(panels[5], result)
+        weights_panel(panels[2], result)
+        if toy:
+            depth_panel(panels[3], result)
         else:
-            panels[5].axis("off")
+            speedup_panel(panels[3], result, "speedup_wall", "wall-clock time")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a result of train.py ({error!r})") from None
     method = ", ".join(f"{name} {value}" for name, value in result["method"].items())

@@ -17,11 +17,20 @@ ROOT = Path(__file__).parent.parent
 def result():
     """Three exits; student 2 learns from 3 most, and 3 from nobody (as with --teachers later)."""
     rows = [
-        {"rule": rule, "threshold": t, "mcc": x, "speedup_layers": s, "speedup_wall": w}
-        for rule, t, x, s, w in [
-            ("patience", 2, 0.5, 1.0, 0.9),
-            ("entropy", 0.4, 0.3, 2.5, 1.5),
-            ("entropy", 0.1, 0.4, 2.0, 1.7),
+        {
+            "rule": rule,
+            "threshold": t,
+            "mcc": x,
+            "mean_exit": 3 / s,
+            "speedup_layers": s,
+            "speedup_wall": w,
+            "over_mix": over,
+        }
+        for rule, t, x, s, w, over in [
+            ("always", 1, 0.1, 3.0, 2.8, 0.0),
+            ("patience", 2, 0.5, 1.0, 0.9, 0.0),
+            ("entropy", 0.4, 0.3, 2.5, 1.5, 0.125),
+            ("entropy", 0.1, 0.4, 2.0, 1.7, 0.25),
         ]
     ]
     return {
@@ -33,8 +42,8 @@ def result():
         "majority": {"mcc": 0.0},
         "exits": [{"exit": m, "mcc": x} for m, x in enumerate((0.1, 0.4, 0.5), 1)],
         "sweep": rows,
-        "operating_point": rows[0],
-        "levels": [{"level": 1, "acc": 1.0, "mean_exit": 1.2}],
+        "operating_point": rows[1],
+        "levels": [{"level": 1, "acc": 1.0, "mean_exit": 1.2, "exits": [0.6, 0.9, 1.0]}],
         "weights": {"ce": [0.5, 1.0, 1.5], "kd": [[0, 0.6, 0.4], [0, 0, 1.7], [0, 0, 0]]},
     }
 
@@ -46,28 +55,44 @@ def test_lines_are_the_numbers(result):
     assert list(axes.lines[1].get_ydata()) == [0.0, 0.0]
     assert axes.get_ylabel() == "Matthews correlation on dev"
     axes = figures.Figure().subplots()
-    picture.speedup_panel(axes, result, "speedup_wall", "time")
+    picture.speedup_panel(axes, result, "speedup_layers", "layers")
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert lines["patience"] == [[0.9, 0.5]] and lines["confidence"] == []
-    assert lines["entropy"] == [[1.7, 0.4], [1.5, 0.3]]  # in the order of the thresholds
-    assert lines["full depth"] == [[1, 0.5]]
+    assert lines["patience"] == lines["one point lost at most"] == [[1.0, 0.5]]
+    assert lines["entropy"] == [[2.5, 0.3], [2.0, 0.4]] and "confidence" not in lines
+    mix = lines["best random mix of them"]  # the metric without over_mix, from fast to slow
+    assert mix == [[3.0, 0.1], [2.5, 0.175], [2.0, pytest.approx(0.15)], [1.0, 0.5]]
+    assert [text.get_text() for text in axes.texts] == ["1"]
 
 
-def test_a_row_of_the_matrix_is_a_student(result):
-    """And each number is the weight times the number of the student's teachers."""
+def numbers(axes):
+    """Cells of a panel: (row, column) -> text, without the empty ones."""
+    cells = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
+    return {place: text for place, text in cells.items() if text}
+
+
+def test_a_row_of_the_weights_is_a_student(result):
+    """First its cross-entropy; then each teacher's weight times the number of its teachers."""
     axes = figures.Figure().subplots()
-    picture.kd_panel(axes, result)
-    cells = {(text.get_position()[::-1]): text.get_text() for text in axes.texts}
-    assert len(cells) == 9 and {k: v for k, v in cells.items() if v != "-"} == {
-        (0, 1): "1.2", (0, 2): "0.8", (1, 2): "1.7",
+    picture.weights_panel(axes, result)
+    assert numbers(axes) == {
+        (0, 0): "0.50", (0, 2): "1.20", (0, 3): "0.80", (1, 0): "1.00", (1, 3): "1.70",
+        (2, 0): "1.50",
     }  # fmt: skip
+
+
+def test_a_row_of_the_levels_is_a_level(result):
     axes = figures.Figure().subplots()
-    picture.ce_panel(axes, result)
-    assert [bar.get_height() for bar in axes.patches] == [0.5, 1.0, 1.5]
+    result["exits"] = [{"exit": m, "acc": x} for m, x in enumerate((0.7, 0.8, 0.9), 1)]
+    picture.levels_panel(axes, result)
+    assert [text for _, text in sorted(numbers(axes).items())] == [
+        "0.60", "0.90", "1.00", "0.70", "0.80", "0.90",
+    ]  # fmt: skip
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["level 1", "all"]
 
 
 @pytest.mark.parametrize("levels", [True, False])
 def test_the_picture_is_drawn(result, tmp_path, levels):
+    result["exits"] = [{**row, "acc": 0.5} for row in result["exits"]]
     if not levels:
         result |= {"levels": [], "operating_point": None}
     (tmp_path / "result.json").write_text(json.dumps(result))
