@@ -1,7 +1,7 @@
-"""The tables of the comparison, from results/compare/; experiments/tables.py writes them.
+"""Numbers made of results, and the tables of the comparison; experiments/tables.py writes them.
 
-result   what compare.py has kept of a run       M   exits
-metric   accuracy, or Matthews correlation for cola, on dev, in percent: mean +- std over seeds
+run      a result, of compare.py or of train.py          M    exits
+metric   accuracy, or Matthews correlation for cola, on dev; tables give it in percent
 """
 
 import json
@@ -9,135 +9,193 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from compare_runs import at_speedup, spread
-from methods import CHOICES, METHODS, REAL
+from methods import CHOICES, METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPARED = ROOT / "results" / "compare"  # what compare.py leaves
-TASKS = ("toy", "rte", "sst2", "cola")
+TASKS = ("toy", "sst2", "cola", "rte")
 RULES = ("patience", "entropy", "confidence")
 SPEEDUPS = (1.5, 2, 3)  # in layers
-AREA = np.linspace(1, 3, 41)  # speed-ups over which the area is taken
-CUT = "cut"  # not one model: the k-th exit is the run cut<k>, the last exit the run `last`
+HEADLINE = "plain last all-uniform single bilevel cross all-uniform-long".split()
+# Fields of a run's config.json that do not make it another method.
+NOT_SETTINGS = """seed out resume device log_every data_dir cache_dir bert labels pairs processes
+                  train_data""".split()
 
 # --------------------------------------------------------------------------------------------------
-# 1. Results and the numbers made of them
+# 1. Results
 
 
 def read(path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not a result of compare.py ({error})") from None
+        raise ValueError(f"{path}: not a result ({error})") from None
 
 
 def load(task, name, folder=COMPARED):
-    """-> the results of a method, by seed. For `cut`, one a seed, which stands for M models."""
-    paths = sorted((Path(folder) / task).glob(f"{name}-s[0-9]*.json"))
-    if name != CUT:
-        runs = [read(path) for path in paths]
-        return sorted(runs, key=lambda run: run["seed"])
-    *parts, whole = [load(task, part, folder) for part in parts_of_cut(task, folder)]
-    whole = {run["seed"]: run for run in whole}
-    parts = [{run["seed"]: run for run in runs} for runs in parts]
-    return [
-        together([*(part[seed] for part in parts), run])
-        for seed, run in whole.items()
-        if all(seed in part for part in parts)
-    ]
+    """-> the runs of a method, sorted by seed."""
+    paths = (Path(folder) / task).glob(f"{name}-s[0-9]*.json")
+    return sorted(map(read, paths), key=lambda run: run["seed"])
 
 
-def parts_of_cut(task, folder=COMPARED):
-    """-> cut1, cut2, .., last, each with the learning rate that suits it, where that was run."""
-    names = [name for name in METHODS if name.startswith(CUT) and name[-1].isdigit()] + ["last"]
-    slow = [list((Path(folder) / task).glob(f"{name}-slow-s[0-9]*.json")) for name in names]
-    return [f"{name}-slow" if found else name for name, found in zip(names, slow, strict=True)]
+def listed(task, folder=COMPARED, names=METHODS):
+    """-> {name: runs} of the methods that have runs, in the order of methods.py."""
+    found = {name: load(task, name, folder) for name in names}
+    return {name: runs for name, runs in found.items() if runs}
 
 
-def together(runs):
-    """Results of models of 1, 2, .. M layers -> one: its exits are their last exits.
+def seconds(task, folder=COMPARED):
+    """-> {(name, seed): seconds of training}; the last line of a run counts."""
+    path = Path(folder) / task / "clocks.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {(line["name"], line["seed"]): line["seconds"] for line in map(json.loads, lines)}
 
-    With one model for each depth, any of their speeds can be had, without a rule.
-    """
-    metric = runs[0]["metric"]
-    exits = [{**run["exits"][-1], "exit": k} for k, run in enumerate(runs, 1)]
-    rows = [{"mean_exit": float(row["exit"]), metric: row[metric]} for row in exits]
-    sweep = [{**row, "rule": rule} for rule in RULES for row in rows]
-    return {**runs[-1], "exits": exits, "sweep": sweep}
+
+# --------------------------------------------------------------------------------------------------
+# 2. Numbers: of a run
 
 
 def exits_of(run):
     return np.array([row[run["metric"]] for row in run["exits"]])  # (M,)
 
 
-def at(run, rule, speedup):
-    """The metric of a rule at a speed-up in layers; defined from 1 to M.
+def first_exit(run):
+    return exits_of(run)[0]
 
-    compare_runs.at_speedup, and beside it one threshold that every rule has and no sweep lists:
-    leave at the first exit, always.
+
+def last_exit(run):
+    return exits_of(run)[-1]
+
+
+def over_exits(run):
+    return exits_of(run).mean()
+
+
+def at_speedup(run, rule, speedup):
+    """The metric of a rule where the mean exit is M / speedup; nan where the rule never gets there.
+
+    Between two thresholds the metric is taken as linear in the mean exit: let each example draw one
+    of the two.
     """
-    first = {"rule": rule, "mean_exit": 1.0, run["metric"]: run["exits"][0][run["metric"]]}
-    return at_speedup({**run, "sweep": [*run["sweep"], first]}, rule, speedup)
+    M, metric = len(run["exits"]), run["metric"]
+    points = [(row["mean_exit"], row[metric]) for row in run["sweep"] if row["rule"] == rule]
+    points = sorted([*points, (M, last_exit(run))])  # never leaving is a threshold too
+    exits, values = zip(*points, strict=True)
+    return float(np.interp(M / speedup, exits, values, left=np.nan))
 
 
-def area(run, rule):
-    """Area under the metric against the speed-up, from 1 to 3, divided by 2: so a mean metric."""
-    values = [at(run, rule, s) for s in AREA]
-    return float(np.trapezoid(values, AREA) / (AREA[-1] - AREA[0]))
+def over_mix(run, rule, speedup):
+    """at_speedup minus the best random mix of fixed exits with the same mean exit.
+
+    That mix is linear between two exits, and at exit k it is the metric of "always k" minus its
+    over_mix. nan for results that have no such rows.
+    """
+    always = [row for row in run["sweep"] if row["rule"] == "always"]
+    if not always:
+        return np.nan
+    exits = [row["mean_exit"] for row in always]
+    best = [row[run["metric"]] - row["over_mix"] for row in always]
+    mix = np.interp(len(run["exits"]) / speedup, exits, best)
+    return at_speedup(run, rule, speedup) - float(mix)
 
 
-def clocks(task, folder=COMPARED):
-    """-> {(name, seed): line of clocks.jsonl}, the latest line of each."""
-    path = Path(folder) / task / "clocks.jsonl"
-    if not path.exists():
-        return {}
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {(line["name"], line["seed"]): line for line in lines}
+# --------------------------------------------------------------------------------------------------
+# 3. Numbers: over seeds
+
+
+def spread(x, scale=100, digits=1):
+    """Mean +- standard deviation; `(n = 2)` after it if only so many runs have the number."""
+    there = np.array(x)[~np.isnan(x)]
+    if not len(there):
+        return "-"
+    std = f" +- {scale * np.std(there, ddof=1):.{digits}f}" if len(there) > 1 else ""
+    some = f" (n = {len(there)})" if len(there) < len(x) else ""
+    return f"{scale * np.mean(there):.{digits}f}{std}{some}"
 
 
 # Student's t with 1, 2, .. degrees of freedom, at 97.5 %.
 T975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
-def difference(a, b, number):
-    """B - A, runs of one seed in pairs: the mean, and its 95 % interval; bold if 0 is outside.
-
-    A pair shares the initial weights, and in methods of one kind the order of the examples too. a,
-    b: runs. number: run -> a metric.
-    """
-    a, b = ({run["seed"]: 100 * number(run) for run in side} for side in (a, b))
-    d = [b[seed] - a[seed] for seed in a.keys() & b.keys()]
+def mean_and_half(d):
+    """d: one number a seed, or (seeds, ...) -> mean, and half its 95 % interval (nan for one)."""
+    mean = np.mean(d, axis=0)
     if len(d) < 2:
-        return f"{d[0]:+.1f}" if d else ""
-    half = T975[min(len(d) - 2, len(T975) - 1)] * np.std(d, ddof=1) / np.sqrt(len(d))
-    low, high = np.mean(d) - half, np.mean(d) + half
-    words = f"{np.mean(d):+.1f} ({low:+.1f} .. {high:+.1f})"
-    return f"**{words}**" if low > 0 or high < 0 else words
+        return mean, np.full_like(mean, np.nan)
+    t = T975[min(len(d) - 2, len(T975) - 1)]
+    return mean, t * np.std(d, axis=0, ddof=1) / np.sqrt(len(d))
 
 
-def first_exit_metric(run):
-    return exits_of(run)[0]
+def interval(d):
+    """d, one number a seed -> mean and 95 % interval in percent; bold if 0 is outside."""
+    d = 100 * np.array(d)[~np.isnan(d)]
+    if not len(d):
+        return "-"
+    mean, half = mean_and_half(d)
+    if np.isnan(half) or not d.any():  # one seed; or no difference on any
+        return f"{mean:+.1f}"
+    words = f"{mean:+.1f} ({mean - half:+.1f} .. {mean + half:+.1f})"
+    return f"**{words}**" if abs(mean) > half else words
 
 
-def last_exit_metric(run):
-    return exits_of(run)[-1]
+def paired(a, b, number):
+    """B - A: a number of the runs a and b, subtracted where they share a seed -> one a seed.
+
+    Runs of one seed share the initial weights and, within a kind, the order of the examples.
+    """
+    a, b = ({run["seed"]: number(run) for run in side} for side in (a, b))
+    return [b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())]
 
 
-def mean_exit_metric(run):
-    return exits_of(run).mean()
+def weights_of(runs):
+    """-> ce (runs, M), kd (runs, M, M), 1 at the uniform sum; for runs in which all teach."""
+    ce, kd = (np.array([run["weights"][kind] for run in runs]) for kind in ("ce", "kd"))
+    return ce, kd * (ce.shape[1] - 1)
 
 
-def area_by_patience(run):
-    return area(run, "patience")
+def centred(x):
+    """x (M,), or (M, M) without its diagonal -> mean 0, length 1: so r of two is a sum of products.
+
+    0 on the diagonal: nobody teaches itself.
+    """
+    kept = ~np.eye(len(x), dtype=bool) if x.ndim == 2 else np.full(len(x), True)
+    x = np.where(kept, x - x[kept].mean(), 0)
+    return x / np.linalg.norm(x)
+
+
+def renamed(x, orders):
+    """x (M,) or (M, M), with the exits in other orders (draws, M), as students and as teachers
+    alike -> (draws, M) or (draws, M, M).
+    """
+    return x[orders] if x.ndim == 1 else x[orders[:, :, None], orders[:, None, :]]
+
+
+def agreement(weights, draws=2000):
+    """weights (runs, M) or (runs, M, M) -> mean correlation of two runs, and p by chance.
+
+    p: how often runs agree as much when the exits of each are renamed at random. Exits, and not
+    weights one by one: those of one teacher have much in common.
+    """
+    rng, n = np.random.default_rng(0), len(weights)
+    exits = np.tile(np.arange(weights.shape[1]), (draws, 1))
+    runs = [centred(x) for x in weights]
+    others = sum(renamed(x, rng.permuted(exits, axis=1)) for x in runs)  # (draws, M[, M])
+
+    def mean_correlation(total):  # |sum x|^2 is n (n - 1) products of two runs, and n times 1
+        return (np.square(total).sum() - n) / (n * (n - 1))
+
+    found = mean_correlation(np.sum(runs, axis=0))
+    as_high = sum(mean_correlation(total) >= found - 1e-9 for total in others)
+    return found, (1 + as_high) / (1 + draws)
 
 
 # --------------------------------------------------------------------------------------------------
-# 2. Tables
+# 4. Tables
 
 
 def command(task):
+    seeds = {"toy": 10, "rte": 3}.get(task, 5)
     more = " --workers 2" if task == "toy" else " -- --data-dir GLUE"
-    seeds = 5 if task == "toy" else 3
     return f"`python experiments/compare.py --task {task} --seeds {seeds}{more}`"
 
 
@@ -150,317 +208,220 @@ def table(head, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def reached(runs, rule, speedup):
-    """The metric of a rule at a speed-up; `(2 of 3)` if only so many runs get there, `-` if none.
-
-    Not to be compared with that of all seeds, but more than nothing.
-    """
-    values = np.array([at_speedup(run, rule, speedup) for run in runs])
-    there = values[~np.isnan(values)]
-    some = f" ({len(there)} of {len(values)})" if len(there) < len(values) else ""
-    return spread(there) + some if len(there) else "-"
-
-
-def listed(task, folder=COMPARED):
-    """-> [(name, words, runs)] of the methods that have runs, in the order of methods.py."""
-    names = ["last", CUT, *(n for n in METHODS if not n.startswith(CUT) and n != "last")]
-    words = {CUT: "one model for each depth, trained for itself"}
-    words |= {name: METHODS[name].words for name in METHODS}
-    found = [(name, words[name], load(task, name, folder)) for name in names]
-    return [row for row in found if row[2]]
+def counted(text):
+    """A table, and how many of its intervals leave out 0, and how many would by luck."""
+    intervals, bold = text.count(" .. "), text.count("**") // 2
+    return (
+        f"{text}\n\n{intervals} intervals of 95 %, of which {bold} exclude 0 (bold). If nothing "
+        f"made a difference, about {intervals / 20:.0f} would."
+    )
 
 
 def exits_table(task, folder=COMPARED):
-    """Metric of every exit, and their mean; seconds of training."""
-    found = listed(task, folder)
+    """The metric of every exit, their mean, and seconds of training."""
+    found, rows, clock = listed(task, folder), [], seconds(task, folder)
     if not found:
         return absent(task)
-    M, metric, clock = len(found[0][2][0]["exits"]), found[0][2][0]["metric"], clocks(task, folder)
-    rows = []
-    for name, words, runs in found:
+    for name, runs in found.items():
         exits = np.array([exits_of(run) for run in runs])  # (runs, M)
-        cells = [spread(exits[:, m]) for m in range(M)] + [spread(exits.mean(axis=1))]
-        if name.startswith("last"):  # its other exits were never trained
-            cells = ["-"] * (M - 1) + [cells[M - 1], "-"]
-        parts = parts_of_cut(task, folder) if name == CUT else [name]
-        times = [[clock[p, run["seed"]]["seconds"] for p in parts if (p, run["seed"]) in clock]
-                 for run in runs]  # fmt: skip
-        seconds = f"{np.mean([sum(t) for t in times]):.0f}"
-        rows.append([words, len(runs), *cells, seconds])
-    head = [f"{metric}, exit", "n", *range(1, M + 1), "mean", "seconds"]
-    return table(head, rows) + f"\n\n{command(task)}"
+        time = np.mean([clock[name, run["seed"]] for run in runs])
+        cells = [*map(spread, exits.T), spread(exits.mean(axis=1)), f"{time:.0f}"]
+        rows.append([METHODS[name].words, len(runs), *cells])
+    run = next(iter(found.values()))[0]
+    exits = (f"exit {row['exit']}" for row in run["exits"])
+    head = [f"{task}, {run['metric']}", "n", *exits, "mean", "seconds"]
+    constant = 100 * run["majority"][run["metric"]]
+    last = f"Always the most frequent class: {constant:.1f}. {command(task)}"
+    return f"{table(head, rows)}\n\n{last}"
 
 
-README_METHODS = """last-slow none-uniform deebert-slow pabee berxit fastbert later-uniform
-                    all-uniform all-single all-bilevel all-cross all-uniform-long""".split()
-
-
-def compared_table(folder=COMPARED):
-    """For the README: toy, the methods as they are known; all else is in docs/evidence.md."""
-    rows = []
-    for name in README_METHODS:
-        if runs := load("toy", name, folder):
-            first, last = (spread([exits_of(run)[m] for run in runs]) for m in (0, -1))
-            fast = [reached(runs, rule, 2) for rule in ("patience", "confidence")]
-            cells = ["-", last, "-", "-"] if name.startswith("last") else [first, last, *fast]
-            rows.append([METHODS[name].words, *cells])
-    head = ["trained as; accuracy on dev", "first exit", "last exit", "2x, patience",
-            "2x, confidence"]  # fmt: skip
-    return table(head, rows) if rows else absent("toy")
-
-
-def real_table(folder=COMPARED):
-    """For the README: pretrained weights, full depth and half of it, a row a method."""
-    longer = [name for name, method in METHODS.items() if method.times > 1]
-    found = {name: {task: load(task, name, folder) for task in TASKS[1:]}
-             for name in (*REAL, *longer)}  # fmt: skip
-    tasks = {task: runs[0] for task, runs in found["all-cross"].items() if runs}
-    constant = [f"{100 * run['majority'][run['metric']]:.1f}" for run in tasks.values()]
-    rows = [["always the most frequent class", *(cell for cell in constant for _ in range(3))]]
-    for name, of in found.items():
-        if name in longer and not any(of.values()):
-            continue
-        cells = []
-        for task in tasks:
-            cells.append(spread([last_exit_metric(run) for run in of[task]]) if of[task] else "-")
-            for rule in ("patience", "confidence"):
-                cells.append(reached(of[task], rule, 2) if name != "last" else "-")
-        rows.append([METHODS[name].words, *cells])
-    head = [
-        words
-        for task, run in tasks.items()
-        for words in (f"{task} {run['metric']}, last exit", "2x, patience", "2x, confidence")
-    ]
-    return table(["on dev, in percent", *head], rows) if tasks else absent("sst2")
-
-
-def speeds_table(task, folder=COMPARED):
-    """Metric at given speed-ups for the paper's rule, and the area for every rule."""
-    found = [row for row in listed(task, folder) if not row[0].startswith("last")]
+def leaving_table(task, folder=COMPARED):
+    """Leaving early by each rule: the metric at a speed-up in layers, and its gain over the mix."""
+    found, rows = listed(task, folder, HEADLINE), []
     if not found:
         return absent(task)
+    for name, runs in found.items():
+        for rule in RULES:
+            at = [spread([at_speedup(run, rule, s) for run in runs]) for s in SPEEDUPS]
+            gains = [interval([over_mix(run, rule, s) for run in runs]) for s in SPEEDUPS]
+            rows.append([METHODS[name].words, rule, len(runs), *at, *gains])
+    head = [task, "rule", "n", *(f"{s:g}x" for s in SPEEDUPS)]
+    head += (f"over the mix, {s:g}x" for s in SPEEDUPS)
+    return f"{counted(table(head, rows))} {command(task)}"
+
+
+def levels_table(folder=COMPARED):
+    """The built-in task by level of difficulty: each exit, and leaving early."""
     rows = []
-    for _, words, runs in found:
-        cells = [reached(runs, "patience", s) for s in SPEEDUPS]
-        cells += [spread([area(run, rule) for run in runs]) for rule in RULES]
-        rows.append([words, len(runs), *cells])
-    head = [f"{found[0][2][0]['metric']}", "n", *(f"patience, {s:g}x" for s in SPEEDUPS),
-            *(f"area, {rule}" for rule in RULES)]  # fmt: skip
-    return table(head, rows) + f"\n\n{command(task)}"
-
-
-def choices_table(folder=COMPARED):
-    """Toy: what each choice does, one at a time, against all-cross; `redraw`, against no-redraw."""
-    base = load("toy", "all-cross", folder)
-    found = [("lambda 0 (bilevel)", load("toy", "all-bilevel", folder), base)]
-    for name, choice in CHOICES.items():
-        against = load("toy", "no-redraw", folder) if name == "redraw" else base
-        found.append((choice.words, load("toy", name, folder), against))
-    if not base or not any(runs for _, runs, _ in found):
+    for name, runs in listed("toy", folder, HEADLINE).items():
+        for same in zip(*(run["levels"] for run in runs if run["levels"]), strict=True):
+            exits = np.array([row.get("exits", []) for row in same])  # (runs, M)
+            point = [spread([row["acc"] for row in same])]
+            point.append(spread([row["mean_exit"] for row in same], scale=1))
+            rows.append([METHODS[name].words, same[0]["level"], *map(spread, exits.T), *point])
+    if not rows:
         return absent("toy")
-    rows = []
-    for words, runs, against in [("as it is (all-cross)", base, []), *found]:
-        if runs:
-            numbers = (first_exit_metric, last_exit_metric, mean_exit_metric, area_by_patience)
-            cells = [spread([number(run) for run in runs]) for number in numbers]
-            rows.append([words, len(runs), *cells, difference(against, runs, mean_exit_metric)])
-    head = ["changed, one at a time", "n", "exit 1", "last exit", "mean over exits",
-            "area, patience", "mean over exits: difference"]  # fmt: skip
-    return table(head, rows) + f"\n\n{command('toy')}"
+    exits = (f"exit {m}" for m in range(1, len(rows[0]) - 3))
+    return table(["toy", "level", *exits, "leaving early", "mean exit"], rows)
 
 
-QUESTIONS = (
-    ("A loss after every layer, or after the last one only?", "last", "none-uniform"),
-    ("... which has a learning rate of its own", "last-slow", "none-uniform"),
-    ("Does distillation among exits help?", "none-uniform", "all-uniform"),
-    ("... with 3 x the updates?", "none-uniform-long", "all-uniform-long"),
-    ("... rather than weights by depth (PABEE)?", "pabee", "all-uniform"),
-    ("... with 3 x the updates?", "pabee-long", "all-uniform-long"),
-    ("All teachers (LAE) rather than later ones (LLE)?", "later-uniform", "all-uniform"),
-    ("... with learned weights?", "later-cross", "all-cross"),
-    ("What does it cost to give d2 away? (uniform weights)", "all-uniform", "all-uniform-d1"),
-    ("... with 3 x the updates?", "all-uniform-long", "all-uniform-d1-long"),
-    ("What do learned weights gain, on the same d1?", "all-uniform-d1", "all-cross"),
-    ("... with 3 x the updates?", "all-uniform-d1-long", "all-cross-long"),
-    ("... and against uniform weights on all of train?", "all-uniform", "all-cross"),
-    ("... with 3 x the updates?", "all-uniform-long", "all-cross-long"),
-    ("... in the same time?", "all-uniform-long", "all-cross"),
-    ("Do weights that fall (single) do harm?", "all-uniform", "all-single"),
-    ("Cross rather than bilevel?", "all-bilevel", "all-cross"),
-    ("... with 3 x the updates?", "all-bilevel-long", "all-cross-long"),
-    ("... D1 judges by the step's own examples, or by others?", "cross-own", "all-cross"),
-    ("Is it the final weights? Trained again with them frozen", "all-uniform-d1", "all-frozen-d1"),
-    ("... or the path to them? From frozen to cross", "all-frozen-d1", "all-cross"),
-)
-
-
-def questions_table(folder=COMPARED):
-    """One row a question and task: B - A at three places, with its interval."""
-    rows = []
-    for words, a, b in QUESTIONS:
-        for task in TASKS:
-            sides = [load(task, name, folder) for name in (a, b)]
-            if all(sides):
-                numbers = (mean_exit_metric, last_exit_metric, area_by_patience)
-                cells = [difference(*sides, number) for number in numbers]
-                if a.startswith("last"):  # its other exits were never trained
-                    cells = ["", cells[1], ""]
-                n = len({run["seed"] for run in sides[0]} & {run["seed"] for run in sides[1]})
-                rows.append([words, f"{a}, {b}", task, n, *cells])
-    head = ["question", "A, B", "task", "n", "B - A: mean over exits", "last exit",
-            "area, patience"]  # fmt: skip
-    return table(head, rows) if rows else absent("toy")
-
-
-LEARNED = {
-    "all-single": "single",
-    "all-bilevel": "bilevel, judged by d2",
-    "all-bilevel-long": "bilevel, 3 x the updates",
-    "cross-own": "cross, judged by the step's own examples",
-    "all-cross": "cross",
-    "all-cross-long": "cross, 3 x the updates",
+QUESTIONS = {  # by the numbers of docs/evidence.md: in words, A, B
+    1: (
+        ("the last exit teaches, against no teacher", "plain", "last"),
+        ("all exits teach, against no teacher", "plain", "all-uniform"),
+        ("... in the time of cross", "plain-long", "all-uniform-long"),
+        ("all exits teach, against the last alone", "last", "all-uniform"),
+        ("all exits teach, against weights by depth", "pabee", "all-uniform"),
+    ),
+    2: (
+        ("cross against uniform weights, equal updates", "all-uniform", "cross"),
+        ("... the part of it that d2 costs", "all-uniform", "all-uniform-d1"),
+        ("... the part that learning adds, on the same d1", "all-uniform-d1", "cross"),
+        ("cross against uniform weights, equal time", "all-uniform-long", "cross"),
+        ("cross against no teacher, equal updates", "plain", "cross"),
+        ("cross against no teacher, equal time", "plain-long", "cross"),
+    ),
+    3: (
+        ("cross against bilevel", "bilevel", "cross"),
+        ("cross against single", "single", "cross"),
+        ("bilevel against single", "single", "bilevel"),
+    ),
+    4: (
+        ("final weights from the start, against uniform ones", "all-uniform-d1", "frozen-d1"),
+        ("the path to them, against final weights from the start", "frozen-d1", "cross"),
+    ),
 }
 
 
-def weights_of(runs):
-    """-> ce (runs, M), kd (runs, M, M), 1 at the uniform sum; for runs in which all teach."""
-    M = len(runs[0]["exits"])
-    ce = np.array([run["weights"]["ce"] for run in runs])
-    kd = np.array([run["weights"]["kd"] for run in runs]) * (M - 1)
-    return ce, kd
+NUMBERS = {
+    "first exit": first_exit,
+    "mean over exits": over_exits,
+    "last exit": last_exit,
+    "patience, 2x": partial(at_speedup, rule="patience", speedup=2),
+    "confidence, 2x": partial(at_speedup, rule="confidence", speedup=2),
+}
 
 
-def by_exit(words, prefix, number, ce, kd):
-    """ce (runs, M), kd (runs, M, M), 0 on the diagonal -> rows: cross-entropy, student, teacher."""
-    others = kd.shape[1] - 1
-    values = {
-        "cross-entropy": ce,
-        "as student": kd.sum(axis=2) / others,
-        "as teacher": kd.sum(axis=1) / others,
-    }
-    return [[words, prefix + what, *map(number, x.T)] for what, x in values.items()]
+def differences_table(question, folder=COMPARED):
+    """The comparisons of a question: a row a comparison and task, a column a number."""
+    rows = []
+    for words, a, b in QUESTIONS[question]:
+        for task in TASKS:
+            sides = [load(task, name, folder) for name in (a, b)]
+            if n := len(paired(*sides, over_exits)):
+                cells = [interval(paired(*sides, number)) for number in NUMBERS.values()]
+                rows.append([words, f"{b} - {a}", task, n, *cells])
+    head = ["difference in points", "B - A", "task", "n", *NUMBERS]
+    return counted(table(head, rows)) if rows else absent("toy")
+
+
+def choices(folder=COMPARED):
+    """-> (words, runs, what they are compared with): cross; or no-redraw, for `redraw`."""
+    words = {"bilevel": "lambda 0 (bilevel)"}
+    words |= {name: choice.words for name, choice in CHOICES.items()}
+    for name in words:
+        base = load("toy", "no-redraw" if name == "redraw" else "cross", folder)
+        if runs := load("toy", name, folder):
+            yield words[name], runs, base
+
+
+def choices_table(folder=COMPARED):
+    """The built-in task: one change at a time."""
+    numbers, rows = (first_exit, over_exits, last_exit), []
+    for words, runs, base in [
+        ("cross, as it is", load("toy", "cross", folder), []),
+        *choices(folder),
+    ]:
+        cells = [spread(list(map(number, runs))) for number in numbers]
+        gains = [interval(paired(base, runs, number)) for number in numbers[1:]]
+        rows.append([words, len(runs), *cells, *gains])
+    head = ["changed, one at a time", "n", "first exit", "mean over exits", "last exit",
+            "mean over exits: difference", "last exit: difference"]  # fmt: skip
+    return f"{counted(table(head, rows))} {command('toy')}" if rows[0][1] else absent("toy")
+
+
+LEARNED = ("single", "bilevel", "cross")
+
+
+def learned(folder=COMPARED):
+    """-> (task, name, ce (runs, M), kd (runs, M, M)) of the methods that learn weights."""
+    for task in TASKS:
+        for name in LEARNED:
+            if runs := load(task, name, folder):
+                yield task, name, *weights_of(runs)
 
 
 def weights_table(folder=COMPARED):
-    """What was learned: weights of each exit, as student, as teacher; and cos(grad l_k, v)."""
+    """What was learned, 1 at the uniform sum: of each exit, as a student and as a teacher."""
     rows = []
-    for task in TASKS:
-        for name, words in LEARNED.items():
-            runs = load(task, name, folder)
-            if not runs:
-                continue
-            rows += by_exit(f"{task}, {words}", "", plain, *weights_of(runs))
-            if probes := [probe for run in runs for probe in run.get("alignment", [])]:
-                cos = (np.mean([[probe[k] for probe in probes]], axis=1) for k in ("ce", "kd"))
-                rows += by_exit(f"{task}, {words}", "cos with v, ", signed, *cos)
+    for task, name, ce, kd in learned(folder):
+        others = ce.shape[1] - 1
+        kinds = {
+            "cross-entropy": ce,
+            "as student": kd.sum(axis=2) / others,
+            "as teacher": kd.sum(axis=1) / others,
+        }
+        for words, x in kinds.items():
+            cells = (spread(column, scale=1, digits=2) for column in x.T)
+            rows.append([f"{task}, {name}", words, *cells])
     if not rows:
         return absent("toy")
     return table(["weights of", "", *(f"exit {m}" for m in range(1, len(rows[0]) - 1))], rows)
 
 
-def centred(x):
-    """x (M,), or (M, M) without its diagonal -> mean 0, length 1: so r of two is a sum of products.
-
-    0 on the diagonal.
-    """
-    kept = ~np.eye(len(x), dtype=bool) if x.ndim == 2 else np.full(len(x), True)
-    x = np.where(kept, x - x[kept].mean(), 0)
-    return x / np.linalg.norm(x)
-
-
-def renamed(x, rng):
-    """The same weights with the exits in another order, as students and as teachers alike."""
-    order = rng.permutation(len(x))
-    return x[np.ix_(*[order] * x.ndim)]
-
-
-def agreement(a, b=None, draws=2000):
-    """Mean correlation of two runs, pairs within a or one of a with one of b; (runs, M[, M]) each.
-
-    -> words: the mean and, in brackets, its standard deviation where exits are renamed at random,
-    those of every run by themselves; or those of b's runs all alike, since the runs of a task have
-    much in common. Exits, not weights one by one: a teacher's weights have much in common too.
-    """
-    rng, a = np.random.default_rng(0), [centred(x) for x in a]
-    if b is None and len(a) < 2:
-        return ""
-    if b is None:
-
-        def mean(runs):
-            pairs = len(runs) * (len(runs) - 1)  # |sum x|^2 is those and every |x|^2 = 1
-            return (np.square(np.sum(runs, axis=0)).sum() - len(runs)) / pairs
-
-        found, chance = mean(a), [mean([renamed(x, rng) for x in a]) for _ in range(draws)]
-    else:
-        a, b = np.mean(a, axis=0), np.mean([centred(x) for x in b], axis=0)
-        found, chance = np.sum(a * b), [np.sum(a * renamed(b, rng)) for _ in range(draws)]
-    return f"{found:+.2f} ({np.std(chance):.2f})"
-
-
 def agreement_table(folder=COMPARED):
-    """Who teaches whom, and whether two seeds, or two tasks, learn the same weights."""
-    rows, pairs = [], {}
-    for task in TASKS:
-        for name, words in LEARNED.items():
-            if runs := load(task, name, folder):
-                ce, kd = weights_of(runs)
-                off = ~np.eye(ce.shape[1], dtype=bool)  # who teaches whom: all but themselves
-                later, earlier = (kd[:, side].mean(axis=1) for side in (np.triu(off), np.tril(off)))
-                pairs[task, name] = kd
-                cells = [plain(later), plain(earlier), agreement(ce), agreement(kd)]
-                rows.append([f"{task}, {words}", len(runs), *cells])
-    for name, words in LEARNED.items():
-        tasks = [task for task in TASKS if (task, name) in pairs]
-        for i, task in enumerate(tasks):
-            for other in tasks[:i]:
-                cell = agreement(pairs[other, name], pairs[task, name])
-                rows.append([f"{other} with {task}, {words}", "", "", "", "", cell])
+    """Who teaches whom, and whether seeds learn the same weights."""
+    rows = []
+    for task, name, ce, kd in learned(folder):
+        later, earlier = np.triu_indices(ce.shape[1], 1), np.tril_indices(ce.shape[1], -1)
+        cells = [spread(kd[:, *side].mean(axis=1), 1, 2) for side in (later, earlier)]
+        if len(ce) > 1:
+            found = agreement(ce), agreement(kd)
+            cells += [f"{r:+.2f} (p {'<' if p < 0.001 else '='} {max(p, 0.001):.3f})"
+                      for r, p in found]  # fmt: skip
+            rows.append([f"{task}, {name}", len(ce), *cells])
     head = ["weights of", "n", "a later exit teaches", "an earlier one",
-            "two runs: cross-entropies", "distillations"]  # fmt: skip
+            "two seeds: cross-entropies", "two seeds: distillations"]  # fmt: skip
     return table(head, rows) if rows else absent("toy")
 
 
-def signed(values):
-    return f"{np.mean(values):+.2f}"
-
-
-def plain(values):
-    std = f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{std}"
-
-
-def published_table():
-    """What papers report for BERT-base: another model, and GLUE's test set."""
-    published = json.loads((ROOT / "results" / "published.json").read_text(encoding="utf-8"))
-    tasks = published["tasks"]
-    rows = [[name, *("-" if x is None else f"{x:.1f}" for x in row)]
-            for name, row in published["rows"].items()]  # fmt: skip
-    return table(["published, BERT-base, test", *tasks], rows)
+def headline_table(folder=COMPARED):
+    """For the README: the built-in task."""
+    rows = []
+    for name, runs in listed("toy", folder, HEADLINE).items():
+        cells = [spread(list(map(number, runs))) for number in (first_exit, last_exit)]
+        for rule in ("patience", "confidence"):
+            cells.append(spread([at_speedup(run, rule, 2) for run in runs]))
+        rows.append([METHODS[name].words, *cells])
+    head = ["trained as; accuracy on dev", "first exit", "last exit", "2x, patience",
+            "2x, confidence"]  # fmt: skip
+    return table(head, rows) if rows else absent("toy")
 
 
 PICTURES = {
-    "exits": "the metric of every exit, mean and band over seeds, for each method",
-    "speed": "the metric against the speed-up, in layers and in processor time, for each method",
-    "levels": "how deep examples of each level of difficulty go",
-    "weights": "learned weights of the distillations, and the course of all",
+    "exits": "The metric of every exit, mean and standard deviation over seeds, for each method",
+    "differences": "The differences of questions 1 to 4, mean over exits, with their intervals",
+    "weights": "Learned weights of the distillations, by bilevel and by cross",
+    "leaving": "What each rule gains over the best random mix of fixed exits, by speed-up",
+    "choices": "The differences that each choice makes, with their intervals",
 }
 
 
-def pictures(task, *kinds, folder=ROOT / "docs"):
-    """Those of a task that docs/evidence.md shows, or how to draw them."""
-    there = [kind for kind in kinds if (folder / f"{task}-{kind}.png").exists()]
-    shown = [f"![{task}: {PICTURES[kind]}]({task}-{kind}.png)" for kind in there]
-    return "\n\n".join(shown) or f"Not drawn yet: `python experiments/plot.py --task {task}`"
+def picture(name, folder=ROOT / "docs"):
+    """For docs/evidence.md; drawn by experiments/plot.py."""
+    there = (folder / f"evidence-{name}.png").exists()
+    shown = f"![{PICTURES[name]}](evidence-{name}.png)"
+    return shown if there else "Not drawn yet: `python experiments/plot.py`"
 
 
 TABLES = {
+    **{f"picture-{name}": partial(picture, name) for name in PICTURES},
+    "compared": headline_table,
     **{f"exits-{task}": partial(exits_table, task) for task in TASKS},
-    **{f"speeds-{task}": partial(speeds_table, task) for task in TASKS},
+    **{f"leaving-{task}": partial(leaving_table, task) for task in TASKS},
+    "levels": levels_table,
+    **{f"differences-{number}": partial(differences_table, number) for number in QUESTIONS},
     "choices": choices_table,
-    "questions": questions_table,
     "weights": weights_table,
     "agreement": agreement_table,
-    "published": published_table,
-    **{f"pictures-{task}": partial(pictures, task, "exits", "speed", "levels") for task in TASKS},
-    **{f"pictures-weights-{task}": partial(pictures, task, "weights") for task in TASKS},
-}  # fmt: skip
+}

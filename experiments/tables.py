@@ -1,4 +1,4 @@
-"""Write the numbers of README.md and four pages in docs/, from the files in results/.
+"""Write the numbers of README.md, results/README.md and pages in docs/, from the files in results/.
 
     python experiments/tables.py             # rewrite them; unchanged if up to date
 
@@ -14,11 +14,15 @@ from pathlib import Path
 
 import evidence
 import numpy as np
-from compare_runs import spread
-from evidence import table
+from evidence import exits_of, first_exit, last_exit, load, spread, table
+from methods import EVERY
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", *(f"docs/{n}.md" for n in ("running", "speed", "faq", "evidence")))
+PAGES = ("README.md", "results/README.md",
+         *(f"docs/{name}.md" for name in ("running", "speed", "faq", "evidence")))  # fmt: skip
+
+# --------------------------------------------------------------------------------------------------
+# 1. The first command, and its band over seeds
 
 
 def first_run():
@@ -32,28 +36,13 @@ def first_run():
     return "\n".join(["```", lines[0], steps[0], "...", steps[-1], *table, *rest, "```"])
 
 
-FIVE = ("none-uniform", "all-uniform", "all-bilevel", "all-cross", "all-uniform-long")
-
-
-def compared():
-    """Five rows for the README; docs/evidence.md has all methods."""
-    head, line, *rows = evidence.compared_table().splitlines()
-    names = tuple(f"| {evidence.METHODS[name].words} |" for name in FIVE)
-    return "\n".join([head, line, *(row for row in rows if row.startswith(names))])
-
-
 def percent(x):
     return f"{100 * x:.1f}"
 
 
-def toy_runs(name="all-cross"):
-    """Toy over seeds, from the comparison."""
-    return evidence.load("toy", name)
-
-
 def seeds():
-    runs = toy_runs()
-    first, last = ([run["exits"][m]["acc"] for run in runs] for m in (0, -1))
+    runs = load("toy", "cross")
+    first, last = ([number(run) for run in runs] for number in (first_exit, last_exit))
     return (
         f"Over {len(runs)} seeds, accuracy on dev in percent, mean and standard deviation: first "
         f"exit {spread(first)}, last exit {spread(last)} (lowest {percent(min(last))})."
@@ -61,26 +50,28 @@ def seeds():
 
 
 def band():
-    """Toy: every exit over seeds, with its extremes."""
-    runs = toy_runs()
-    exits = np.array([[row["acc"] for row in run["exits"]] for run in runs]).T  # (M, runs)
-    lines = [
-        "| exit | " + " | ".join(str(m) for m in range(1, len(exits) + 1)) + " |",
-        "|---" * (len(exits) + 1) + "|",
+    """Every exit over seeds, with its extremes."""
+    exits = np.array([exits_of(run) for run in load("toy", "cross")])  # (runs, M)
+    rows = [
+        [f"mean and std, {len(exits)} seeds", *map(spread, exits.T)],
+        ["lowest", *map(percent, exits.min(axis=0))],
+        ["highest", *map(percent, exits.max(axis=0))],
     ]
-    for name, number in (
-        (f"mean and std, {len(runs)} seeds", spread),
-        ("lowest", lambda x: percent(min(x))),
-        ("highest", lambda x: percent(max(x))),
-    ):
-        lines.append(f"| {name} | " + " | ".join(number(x) for x in exits) + " |")
-    return "\n".join(lines)
+    return table(["exit", *range(1, exits.shape[1] + 1)], rows)
+
+
+# --------------------------------------------------------------------------------------------------
+# 2. The benchmark
+
+PLAIN = "plain (uniform weights)"
+
+
+def benchmark():
+    return json.loads((ROOT / "results" / "benchmark.json").read_text(encoding="utf-8"))
 
 
 def measured(part):
-    """Figures of experiments/benchmark.py."""
-    path = ROOT / "results" / "benchmark.json"
-    return json.loads(path.read_text(encoding="utf-8"))[part]["figures"]
+    return benchmark()[part]["figures"]
 
 
 def form(rows):
@@ -88,143 +79,96 @@ def form(rows):
     return next(n for n in ("bilevel, unrolled", "bilevel, reuse") if n in rows)
 
 
-def machine():
-    path = ROOT / "results" / "benchmark.json"
-    one = json.loads(path.read_text(encoding="utf-8"))["step"]["machine"]
-    return f"{one['threads']} threads of an {one['cpu']} CPU, torch {one['torch']}, float32."
-
-
 def step_table():
-    """BERT-base and MiniLM: ratio to a plain step, extra memory; error, and glibc's allocator."""
-    sizes = [size for size in measured("step") if not size.startswith("toy")]
-    figures = [measured("step")[size] for size in sizes]
-    memory = [measured("memory")[size] for size in sizes]
-    plain, rows = "plain (uniform weights)", []
-    for name in figures[0]["rows"]:
-        if name.endswith("reuse"):  # a form that is gone
-            continue
-        cells = [name]
-        for found, alone in zip(figures, memory, strict=True):
-            row = found["rows"][name]
-            if row is None:
-                cells += ["not installed", ""]
-                continue
+    """Ratio to a plain step and extra memory; error, and time with glibc's allocator."""
+    sizes = {size: found for size, found in measured("step").items() if size in measured("memory")}
+    rows = []
+    for name in next(iter(sizes.values()))["rows"]:
+        cells, slower, error = [], [], ""
+        for size, found in sizes.items():
+            row, memory = found["rows"][name], measured("memory")[size]
             low, high = row["quartiles"]
-            extra = (alone[name]["kept"]["peak_mb"] - alone[plain]["kept"]["peak_mb"]) / 1000
-            cells += [f"{row['ratio']:.2f} ({low:.2f} - {high:.2f})", f"{extra:+.2f} GB"]
-        error = figures[-1]["rows"][name] or {}
-        glibc = [alone[name]["glibc"]["seconds"] for alone in memory if name in alone]
-        kept = [alone[plain]["kept"]["seconds"] for alone in memory]
-        cells += [", ".join(f"{a / b:.2f}" for a, b in zip(glibc, kept, strict=False))]
-        rows.append([*cells, f"{error['error']:.0e}" if "error" in error else ""])
+            kept, extra = memory[PLAIN]["kept"], memory[name]["kept"]["peak_mb"]
+            cells += [f"{row['ratio']:.2f} ({low:.2f} - {high:.2f})",
+                      f"{(extra - kept['peak_mb']) / 1000:+.2f} GB"]  # fmt: skip
+            slower.append(f"{memory[name]['glibc']['seconds'] / kept['seconds']:.2f}")
+            error = f"{row['error']:.0e}" if "error" in row else ""
+        rows.append([name, *cells, ", ".join(slower), error])
+    head = ["step"]
+    for size in sizes:
+        head += [f"{size.split(',')[0]}, time", "memory"]
     words = [
-        f"{size}, {f['batch']} x {f['tokens']} tokens: plain {f['rows'][plain]['seconds']:.2f} s, "
-        f"{alone[plain]['kept']['peak_mb'] / 1000:.1f} GB"
-        for size, f, alone in zip(sizes, figures, memory, strict=True)
+        f"{size}, {f['batch']} x {f['tokens']} tokens: plain {f['rows'][PLAIN]['seconds']:.2f} s, "
+        f"{measured('memory')[size][PLAIN]['kept']['peak_mb'] / 1000:.1f} GB"
+        for size, f in sizes.items()
     ]
-    head = ["step", "BERT-base, time", "memory", "MiniLM, time", "memory",
-            "times with glibc's allocator", "error in float32"]  # fmt: skip
-    return table(head, rows) + "\n\n" + "; ".join(words) + ". " + machine()
+    one = benchmark()["step"]["machine"]
+    machine = f"{one['threads']} threads of an {one['cpu']} CPU, torch {one['torch']}, float32."
+    head += ["times with glibc's allocator", "error in float32"]
+    return table(head, rows) + "\n\n" + "; ".join(words) + ". " + machine
 
 
 def every_table():
     """Cost on MiniLM and accuracy on toy, by --omega-every."""
     rows = []
     for n in (1, 2, 4, 8):
-        runs = toy_runs("all-cross" if n == 1 else f"omega-every-{n}")
-        last, ce = ([run["exits"][-1]["acc"] for run in runs], [r["weights"]["ce"] for r in runs])
+        runs = load("toy", "cross" if n == EVERY else f"omega-every-{n}")
         ratio = measured("every")[f"every {n}"]["ratio"]
-        cells = [n, f"{ratio:.2f}", f"{spread(last)} (n = {len(runs)})", f"{np.mean(ce):.2f}"]
-        rows.append(cells)
+        ce = [run["weights"]["ce"] for run in runs]
+        cells = [f"{spread(list(map(last_exit, runs)))} (n = {len(runs)})", f"{np.mean(ce):.2f}"]
+        rows.append([n, f"{ratio:.2f}", *(cells if runs else ("", ""))])
     return table(["n", "step of cross", "toy, last exit", "mean weight of a cross-entropy"], rows)
 
 
 def sizes_table():
     sizes = measured("sizes")
-    learned = form(next(iter(sizes.values())))
-    words = {"plain (uniform weights)": "plain", learned: "bilevel or cross"}
+    words = {PLAIN: "plain", form(next(iter(sizes.values()))): "bilevel or cross"}
     rows = [[word, *(f"{row[name] / 1000:.1f} GB" for row in sizes.values())]
             for name, word in words.items()]  # fmt: skip
     return table(["BERT-base, examples x tokens", *sizes], rows)
 
 
-def mnli():
-    """What the largest task would cost, from the size of BERT-base and its measured step."""
-    examples, tokens, epochs, gpus, batch, assumed = 392_702, 40, 3, 8, 128, 10e12
-    parameters, multiplied = 110e6, 12 * (4 * 768**2 + 2 * 768 * 3072)  # all; those in products
-    step = measured("step")["BERT-base, 12 exits"]
-    seconds = step["rows"][form(step["rows"])]["seconds"]
-    a_token = 8 * 2 * multiplied  # 8 passes, a product and a sum for every weight
-    rate = a_token * step["batch"] * step["tokens"] / seconds
-    work, updates = epochs * examples * tokens * a_token, epochs * examples / batch
-    days, minutes = work / rate / 86400, work / gpus / assumed / 60
-    return (
-        f"An estimate for MNLI, {epochs} epochs of {examples:,} examples of about {tokens} tokens, "
-        f"with learned weights: {work:.1g} operations. That is {days:.0f} days on the CPU of "
-        f"[speed.md](speed.md) ({rate / 1e9:.0f} billion operations a second), or {minutes:.0f} "
-        f"minutes on {gpus} GPUs if each does {assumed / 1e12:.0f} trillion a second, which we "
-        f"have not measured. The averages come on top: each of the {updates:,.0f} updates, of "
-        f"{batch} examples, sends two vectors as long as Theta, {2 * 4 * parameters / 1e9:.1f} GB, "
-        f"in and out of every GPU."
-    )
-
-
 def growth_table():
     rows = []
     for name, case in measured("growth").items():
-        plain, ours = case["plain (uniform weights)"], case[form(case)]
+        plain, ours = case[PLAIN], case[form(case)]
         cells = [f"{1000 * x['seconds']:.0f} ms, {x['peak_mb']:.0f} MB" for x in (plain, ours)]
         rows.append([name, *cells, f"{ours['ratio']:.2f}"])
     return table(["bilevel step at H = 256", "plain", "bilevel", "ratio"], rows)
 
 
 def encoder_table():
+    peers = ("transformers, eager", "transformers, sdpa")
     rows = []
     for size, kinds in measured("encoder").items():
         for kind, found in kinds.items():
-            cells = [f"{1000 * found['ours']['seconds']:.0f} ms"]
-            for peer in ("transformers, eager", "transformers, sdpa", "matrix products alone"):
-                cells.append(f"{found[peer]['ratio']:.2f}" if peer in found else "")
-            rows.append([f"{kind}, {size} tokens", *cells])
-    for task, found in measured("dev").items():
-        if found:
-            cells = [f"{found['ours']['seconds']:.1f} s"]
-            cells += [f"{found[f'transformers, {a}']['ratio']:.2f}" for a in ("eager", "sdpa")]
-            rows.append([f"{task} dev, text to [CLS]", *cells, ""])
-    head = ["MiniLM", "ours", "transformers, eager", "transformers, sdpa", "matrix products alone"]
-    return table(head, rows)
+            ratios = (f"{found[peer]['ratio']:.2f}" for peer in peers)
+            ours = f"{1000 * found['ours']['seconds']:.0f} ms"
+            rows.append([f"{kind}, {size} tokens", ours, *ratios])
+    return table(["MiniLM", "ours", *peers], rows)
 
 
 def exit_table():
-    rows = [
-        [
-            name,
-            f"{row['speedup_layers']:.2f}x",
-            f"{row['speedup_wall']:.2f}x",
-            f"{row['against_32']:.2f}x",
-            row["changed_predictions"],
-        ]
-        for name, row in measured("exit").items()
-    ]
-    head = ["SST-2 dev", "layers", "time", "time, against full depth in 32s", "changed answers"]
-    return table(head, rows)
+    rows = [[name, f"{row['speedup_layers']:.2f}x", f"{row['speedup_wall']:.2f}x"]
+            for name, row in measured("exit").items()]  # fmt: skip
+    return table(["SST-2 dev", "layers", "time"], rows)
 
 
 TABLES = {
-    "step": step_table,
-    "every": every_table,
-    "sizes": sizes_table,
-    "mnli": mnli,
-    "compared": compared,
-    "real": evidence.real_table,
-    "growth": growth_table,
-    "encoder": encoder_table,
-    "exit": exit_table,
     "first-run": first_run,
     "seeds": seeds,
     "band": band,
+    "step": step_table,
+    "every": every_table,
+    "sizes": sizes_table,
+    "growth": growth_table,
+    "encoder": encoder_table,
+    "exit": exit_table,
     **evidence.TABLES,
 }
+
+# --------------------------------------------------------------------------------------------------
+# 3. The pages
 
 
 def fill(text):
@@ -239,8 +183,9 @@ def fill(text):
 def main():
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
-        (ROOT / page).write_text(fill(text), encoding="utf-8")
-        print(page, "is up to date" if fill(text) == text else "rewritten")
+        filled = fill(text)
+        (ROOT / page).write_text(filled, encoding="utf-8")
+        print(page, "is up to date" if filled == text else "rewritten")
 
 
 if __name__ == "__main__":
