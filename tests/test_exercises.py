@@ -55,8 +55,63 @@ def spoil(edits, changes):
 # For each exercise a solution, and mistakes: words of the diagnosis (a pattern), then the fragments
 # of the solution that are changed
 
-FILES = {7: "bert"}  # others: leebert
+FILES = {1: "exercises.my_hypergradient", 7: "bert"}  # others: leebert
 SOLUTIONS, MISTAKES = {}, {}
+
+SOLUTIONS[1] = [(None, """
+    def start(model, loss_weights, d1, d2, again, xi, lam):
+        theta = dict(model.named_parameters())
+        ce, kd = loss_terms(model(*d1[:3]), d1.labels, loss_weights.teachers)
+        L = objective(ce, kd, *loss_weights())
+        g = torch.autograd.grad(L, list(theta.values()), retain_graph=True)
+        pairs = zip(theta.items(), g, strict=True)
+        ahead = {name: (p - xi * x).detach().requires_grad_() for (name, p), x in pairs}
+        J = judge_loss(model, ahead, d2, again, lam)
+        return theta, ce, kd, torch.autograd.grad(J, list(ahead.values()))
+
+    def finish(loss_weights, dw):
+        return torch.autograd.grad(loss_weights(), list(loss_weights.parameters()), dw)
+
+    def by_loop(model, loss_weights, *others):
+        xi, (theta, ce, kd, v) = others[-2], start(model, loss_weights, *others)
+
+        def inner(term):
+            options = dict(retain_graph=True, materialize_grads=True)
+            g = torch.autograd.grad(term, list(theta.values()), **options)
+            return sum((a * b).sum() for a, b in zip(v, g, strict=True))
+
+        dw = [-xi * torch.stack([inner(x) for x in terms.flatten()]) for terms in (ce, kd)]
+        return finish(loss_weights, [dw[0], dw[1].view(kd.shape)])
+
+    def by_direction(model, loss_weights, d1, *others):
+        xi, (theta, ce, kd, v) = others[-2], start(model, loss_weights, d1, *others)
+        theta = {name: p.detach() for name, p in theta.items()}
+        v, teacher = dict(zip(theta, v, strict=True)), model(*d1[:3]).detach()
+
+        def terms(theta):
+            logits = functional_call(model, theta, tuple(d1[:3]))
+            return loss_terms(logits, d1.labels, loss_weights.teachers, 1.0, teacher)
+
+        inner = jvp(terms, (theta,), (v,))[1]
+        return finish(loss_weights, [-xi * x for x in inner])
+""")]  # fmt: skip
+LOOP = "-xi * torch.stack"
+DIRECTION = "inner = jvp(terms, (theta,), (v,))[1]"
+DIFFERENCE = """plus, minus = (
+            terms({name: theta[name] + eps * v[name] for name in theta}) for eps in (1e-5, -1e-5))
+        inner = [(a - b) / 2e-5 for a, b in zip(plus, minus)]"""
+MISTAKES[1] = [
+    ("by_loop: the sign is wrong", LOOP, "xi * torch.stack"),
+    ("by_loop: the factor xi is missing", LOOP, "-torch.stack"),
+    ("yours is taken at Theta$", "(p - xi * x)", "(p - 0 * x)"),
+    ("by_loop: .* slope of the gate", "finish(loss_weights, [dw[0], dw[1]", "([dw[0], dw[1]"),
+    ("lambda F.D1. is missing", "d2, again, lam)\n", "d2, again, 0.0)\n"),
+    ("those of the step", "ahead, d2, again", "ahead, d2, d1"),
+    ("by_loop is right; not started: by_direction", DIRECTION, "raise NotImplementedError"),
+    ("by_direction: the teachers move", DIRECTION, DIFFERENCE, ", 1.0, teacher)", ")"),
+    ("makes 17 backward passes for 9 terms", DIRECTION,
+     "return by_loop(model, loss_weights, d1, *others)"),
+]  # fmt: skip
 
 SOLUTIONS[2] = [(None, """
     def pcee_rule(history, threshold):
@@ -186,6 +241,7 @@ def test_a_mistake_is_named(monkeypatch, n, words, changes):
 
 
 OTHER_WAYS = [
+    (1, [DIRECTION, DIFFERENCE]),
     (3, [R, f"({R}).detach()"]),  # the derivative through r vanishes
     (7, [LIST, "(self.layer,) * config.num_hidden_layers"]),
 ]  # fmt: skip
