@@ -55,7 +55,7 @@ def spoil(edits, changes):
 # For each exercise a solution, and mistakes: words of the diagnosis (a pattern), then the fragments
 # of the solution that are changed
 
-FILES = {1: "exercises.my_hypergradient", 7: "bert"}  # others: leebert
+FILES = {1: "exercises.my_hypergradient", 7: "bert", 8: "train", 9: "data"}  # others: leebert
 SOLUTIONS, MISTAKES = {}, {}
 
 SOLUTIONS[1] = [(None, """
@@ -217,6 +217,47 @@ MISTAKES[7] = [
     ("without share_layers nothing may change", "if config.share_layers:", "if True:"),
 ]
 
+OPTION = 'judge: str = option("held-out", "", ("held-out", "train"))'
+SPLITS = 'optimize_of(config) in ("bilevel", "cross")'
+SOLUTIONS[8] = [
+    ("redraw: bool", f"{OPTION}\n    redraw: bool"),
+    (f"if {SPLITS}:", f'if {SPLITS} and config.judge == "held-out":'),
+    ('"d2", updates)', '"d2", updates)'),
+    ('"again", updates)', '"again", updates)'),
+]
+MISTAKES[8] = [
+    ("default of judge must be", 'option("held-out"', 'option("train"'),
+    ("must stay two parts", 'config.judge == "held-out"', "False"),
+    ("d1 gives 48 of 96", 'config.judge == "held-out"', "True"),
+    ("bilevel: each batch of d2 lies inside the step's", '"d2", updates', '"d1", updates'),
+    ("d2 and again give the same batches", '"again", updates', '"d2", updates'),
+    ("from step 3 on the batches differ", '"again", updates', '"again", 0'),
+]  # fmt: skip
+
+SOLUTIONS[9] = [(None, """
+    def toy_task(num_train=24_000, num_dev=1000, num_test=1000):
+        rng, examples = random.Random(0), {}
+        while (n := len(examples)) < num_train + num_dev + num_test:
+            example = toy_example(rng, level=1 + n % 5, label=n // 5 % 2)
+            examples.setdefault(example.text_a, example)
+        examples = list(examples.values())
+        rng.shuffle(examples)
+        train, dev = examples[:num_train], examples[num_train : num_train + num_dev]
+        return Task("toy", train, dev, examples[num_train + num_dev :], TOY_LABELS, ("acc",))
+""")]  # fmt: skip
+LABEL, KEEP = "label=n // 5 % 2)", "examples.setdefault(example.text_a, example)"
+MISTAKES[9] = [
+    ("of level 1; expected 4800", "1 + n % 5", "1 + min(n % 8, 4)"),
+    ("of level 1 in train are good", LABEL, "label=int(n % 5 == 0))"),
+    ("occurs twice", KEEP, "examples[n] = example"),
+    ("other examples each time", "random.Random(0)", "random"),
+    ("levels 1 to 4 must stay", LABEL, f"{LABEL}._replace(label=0)"),
+    ("but toy_opinions says", LABEL, f"{LABEL}._replace(label=n // 5 % 2 * (n % 5 < 4))"),
+    ("number.* is not in TOY_WORDS", LABEL, f"{LABEL}._replace(text_a=f'number{{n}}')"),
+    ("a shortcut: word 2 from the end alone tells 100% .* of level 5", KEEP,
+     f"if n % 5 < 4 or example.label == example.text_a.endswith(' agrees .'): {KEEP}"),
+]  # fmt: skip
+
 # --------------------------------------------------------------------------------------------------
 
 
@@ -280,7 +321,7 @@ def test_the_command_on_a_students_copy(tmp_path):
     assert out.startswith("exercise 2: your code raised SyntaxError: ")
 
 
-@pytest.mark.parametrize("arguments", [["8"], ["0"], ["one"], ["1", "2"]])
+@pytest.mark.parametrize("arguments", [["10"], ["0"], ["one"], ["1", "2"]])
 def test_a_bad_number_is_an_error_of_one_line(monkeypatch, capsys, arguments):
     monkeypatch.setattr(sys, "argv", ["check.py", *arguments])
     with pytest.raises(SystemExit) as stop:
@@ -302,6 +343,7 @@ def test_pages_have_their_parts_and_name_options_that_exist():
     import train
 
     known = {f"--{name.replace('_', '-')}" for name in vars(train.Config())}
+    known.add("--judge")  # exercise 8 makes it
     for path in check.PAGES.values():
         page = path.read_text(encoding="utf-8")
         parts = "Time: ", "**Change.**", "**Formula.**", "**What you should see.**", "<details>"

@@ -1,0 +1,56 @@
+"""Checks 08-the-judges-split.md: which examples do the streams of train.py give?"""
+
+import contextlib
+import io
+from dataclasses import fields
+from itertools import islice
+
+import numpy as np
+
+import train
+from data import Encoded
+from exercises.common import require
+
+N, B = 96, 8
+
+
+def streams(optimize, judge, step=0):
+    """make_streams on N examples of one token each, its number -> name -> 24 batches, as sets."""
+    encoded = Encoded([[i] for i in range(N)], [[0]] * N, np.ones(N, int), np.arange(N) % 2, 0)
+    how = dict(optimize=optimize, judge=judge, d2_fraction=0.5, omega_every=1)
+    config = train.Config(batch_size=B, **how)
+    with contextlib.redirect_stdout(io.StringIO()):
+        d1, d2, again = train.make_streams(config, encoded, step, "cpu")
+    named = dict(d1=d1, d2=d2, again=again) if optimize == "cross" else dict(d1=d1, d2=d2)
+
+    def examples(batch):
+        return set(batch.input_ids.flatten().tolist())
+
+    return {name: [examples(x) for x in islice(s, 24)] for name, s in named.items()}
+
+
+def check():
+    there = "judge" in {field.name for field in fields(train.Config)}
+    require(there, "not started: Config is still the original, it has no field judge")
+    default = train.Config().judge == "held-out"
+    require(default, "the default of judge must be held-out: without the option nothing changes")
+    for optimize in ("cross", "bilevel"):
+        before = streams(optimize, "held-out")
+        d1, d2 = (set.union(*before[name]) for name in ("d1", "d2"))
+        apart = len(d1) == len(d2) == N / 2 and not d1 & d2
+        require(apart, "with judge held-out, d1 and d2 must stay two parts of train")
+        batches = streams(optimize, "train")
+        for name, sets in batches.items():
+            count = len(set.union(*sets))
+            require(count == N, f"{optimize}: {name} gives {count} of {N} examples; expected all")
+            inside = all(a <= b for a, b in zip(sets, batches["d1"], strict=True))
+            require(
+                name == "d1" or not inside,
+                f"{optimize}: each batch of {name} lies inside the step's own batch, which the "
+                "look-ahead has just fitted; the judge's must be drawn independently",
+            )
+        different = batches["d2"] != batches.get("again")
+        require(different, "d2 and again give the same batches: the judge sees each example twice")
+        later = streams(optimize, "train", step=3)
+        same = all(later[name][:9] == sets[3:12] for name, sets in batches.items())
+        require(same, "from step 3 on the batches differ: a resumed run would see other examples")
