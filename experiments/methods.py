@@ -157,7 +157,7 @@ CHOICES = {
         {},
         {"train.training_step": own_batch_judges},
     ),
-    "d2-fraction-0.2": Method("d2 is a fifth of train, not half", {"d2_fraction": 0.2}),
+    "d2-fraction-0.5": Method("d2 is half of train, not a fifth", {"d2_fraction": 0.5}),
     "no-redraw": Method("twice the epochs", times=2),
     "redraw": Method("... with d1 and d2 cut again in each of them", {"redraw": True}, times=2),
     "later": Method("only later exits teach", {"teachers": "later"}),
