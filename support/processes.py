@@ -11,24 +11,25 @@ from datetime import timedelta
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.nn.functional import all_reduce
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))  # among the processes of this machine
 
 
 def find_device(name):
-    """auto -> cuda, mps or cpu, the first available one. ValueError if a named one is not."""
-    available = {"cuda": torch.cuda.is_available(), "cpu": True}
-    available["mps"] = torch.backends.mps.is_available() and WORLD == 1
+    """auto -> cuda, mps or cpu, the first available one. ValueError if a named one is not.
+
+    Each process needs a GPU of its own; mps has one.
+    """
+    mps = int(torch.backends.mps.is_available() and WORLD == 1)
+    counts = {"cuda": torch.cuda.device_count(), "mps": mps, "cpu": WORLD}
     if name == "auto":
-        name = next(d for d in ("cuda", "mps", "cpu") if available[d])
-    if not available[name]:
-        raise ValueError(f"--device {name} is not available")
-    index = int(os.environ.get("LOCAL_RANK", 0)) if name == "cuda" else None
-    if index is not None and index >= torch.cuda.device_count():
-        raise ValueError(
-            f"{torch.cuda.device_count()} GPU(s) for more processes; one each is needed"
-        )
-    return torch.device(name, index)
+        name = next(kind for kind, count in counts.items() if count > 0)
+    if LOCAL_RANK >= counts[name]:
+        found = f"{counts[name]} found, and each process needs one"
+        raise ValueError(f"--device {name} is not available: {found}")
+    return torch.device(name, LOCAL_RANK if name == "cuda" else None)
 
 
 def join(device):
@@ -65,28 +66,15 @@ def share(batch):
     return type(batch)(*(x[rows] for x in batch))
 
 
-class Mean(torch.autograd.Function):
-    """The mean of a vector over the processes. It is its own derivative: the mean of gradients."""
-
-    @staticmethod
-    def forward(ctx, vector):
-        vector = vector.clone()
-        dist.all_reduce(vector)
-        return vector / WORLD
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return Mean.forward(ctx, gradient)
-
-
 def average(tensors):
     """A list of tensors -> the mean of each over the processes, the same bits in all of them.
 
-    Differentiable, as the definition of the hypergradient needs. One vector, so one exchange.
+    Differentiable, as the definition of the hypergradient needs: the derivative of all_reduce is an
+    all_reduce of gradients. One vector, so one exchange.
     """
     if WORLD == 1:
         return list(tensors)
-    vector = Mean.apply(torch.cat([x.flatten() for x in tensors]))
+    vector = all_reduce(torch.cat([x.flatten() for x in tensors])) / WORLD
     parts = vector.split([x.numel() for x in tensors])
     return [part.view_as(x) for part, x in zip(parts, tensors, strict=True)]
 
