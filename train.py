@@ -193,8 +193,7 @@ def train(config, model, loss_weights, encoded, folder, log):
     total = config.epochs * steps_per_epoch
     theta_optimizer, omega_optimizer = make_optimizers(model, loss_weights, config)
     parts = dict(model=model, weights=loss_weights, theta=theta_optimizer, omega=omega_optimizer)
-    counts = runs.resume(folder, parts, log) if config.resume else None
-    first, tokens, seconds = counts or (0, 0, 0.0)
+    first, tokens, seconds = runs.resume(folder, parts, log) or (0, 0, 0.0)
     start = time.perf_counter() - seconds
     checkpoint_due = time.perf_counter() + CHECKPOINT_INTERVAL  # as if writing took a second
     model.train()
@@ -425,7 +424,7 @@ def run(config):
         "train_data": runs.digest(repr((train_set.input_ids, train_set.labels.tolist()))),
     }
     with runs.open_log(folder) as log:
-        runs.start(folder, log, asdict(config), facts, tokenizer)
+        runs.start(folder, asdict(config), facts, tokenizer)
         print(f"{config.task}: train {len(task.train)}, dev {len(task.dev)} examples, on {device}")
         print(f"model {config.model}: {len(model.exits)} exits; -> {folder}")
         try:

@@ -5,11 +5,11 @@ import hashlib
 import io
 import json
 import os
-import shlex
+import platform
 import sys
 import time
-import zipfile
 from pathlib import Path
+from shlex import quote
 
 import torch
 from safetensors.torch import save as safetensors
@@ -26,26 +26,22 @@ def run_folder(config):
     """
     if config.resume:
         return Path(config.resume)
-    out, method = config.out, config.optimize if config.weights == "learned" else config.weights
-    name = f"{config.task}-{config.teachers}-{method}-s{config.seed}"
-    if out and (Path(out) / "result.json").exists():
-        raise ValueError(f"--out {out} holds a finished run")
-    if out and (Path(out) / "config.json").exists():
-        raise ValueError(f"--out {out} holds an unfinished run; continue it with --resume {out}")
-    if out:
-        return Path(out)
-    folder, number = Path("runs") / name, 2
-    while folder.exists():
-        folder, number = Path("runs") / f"{name}-{number}", number + 1
+    method = config.optimize if config.weights == "learned" else config.weights
+    name = config.out or f"runs/{config.task}-{config.teachers}-{method}-s{config.seed}"
+    folder, number = Path(name), 1
+    while folder.exists() and not config.out:
+        number += 1
+        folder = Path(f"{name}-{number}")
+    if (folder / "config.json").exists() or (folder / "result.json").exists():
+        raise ValueError(f"--out {folder} holds a run; continue it with --resume {folder}")
     return folder
 
 
 def open_log(folder):
     """FOLDER/log.jsonl, to append to; only rank 0 writes one."""
-    if RANK != 0:
-        return open(os.devnull, "w")
     folder.mkdir(parents=True, exist_ok=True)
-    return open(folder / "log.jsonl", "a", encoding="utf-8", newline="\n")
+    path = folder / "log.jsonl" if RANK == 0 else os.devnull
+    return open(path, "a", encoding="utf-8", newline="\n")
 
 
 def write(path, data):
@@ -73,7 +69,7 @@ def digest(text):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def start(folder, log, settings, facts, tokenizer):
+def start(folder, settings, facts, tokenizer):
     """A new run's tokenizer.json and config.json. The latter comes last: it makes a run of it.
 
     Of a resumed run: ValueError if a fact, say its training data, has changed since it started.
@@ -85,7 +81,6 @@ def start(folder, log, settings, facts, tokenizer):
             if stored.get(name) != value:
                 raise ValueError(f"{path}: {name} has changed since this run started")
     elif RANK == 0:
-        log.truncate(0)
         (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run whose config.json was deleted
         write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
         write_json({**settings, **facts}, path)
@@ -94,20 +89,20 @@ def start(folder, log, settings, facts, tokenizer):
 def say_how_to_continue(folder):
     python = "python" if WORLD == 1 else f"torchrun --nproc-per-node={WORLD}"
     if RANK == 0:
-        again = f"{python} train.py --resume {shlex.quote(str(folder))}"
-        print(f"to continue: {again}", file=sys.stderr)
+        print(f"to continue: {python} train.py --resume {quote(str(folder))}", file=sys.stderr)
 
 
 def save_checkpoint(folder, parts, log, counts):
     """parts: name -> whatever has a state_dict. counts: numbers that `resume` returns.
 
-    -> seconds that it took.
+    -> seconds that it took. The last 32 bytes of the file are the hash of all before them.
     """
     start = time.perf_counter()
     os.fsync(log.fileno())  # the checkpoint counts on these lines being on the disk
     states = {name: part.state_dict() for name, part in parts.items()}
     buffer = io.BytesIO()
     torch.save({"counts": counts, "log_end": log.tell(), **states}, buffer)
+    buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
     write(folder / CHECKPOINT, buffer.getbuffer())
     return time.perf_counter() - start
 
@@ -120,16 +115,12 @@ def resume(folder, parts, log):
     """
     path, saved = folder / CHECKPOINT, {"counts": None, "log_end": 0}
     if path.exists():
-        try:
-            with zipfile.ZipFile(path) as file:
-                if damaged := file.testzip():  # each record has a checksum
-                    raise ValueError(damaged)
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            for name, part in parts.items():
-                part.load_state_dict(saved[name])
-        except Exception as error:  # of four libraries, and many kinds
-            reason = " ".join(str(error).split())[:80]
-            raise ValueError(f"{path}: damaged ({reason}); delete it to start again") from None
+        content = memoryview(path.read_bytes())
+        if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+            raise ValueError(f"{path}: damaged (its hash is wrong); delete it to start again")
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
     if RANK == 0:
         log.truncate(min(saved["log_end"], log.seek(0, os.SEEK_END)))
         log.seek(0, os.SEEK_END)
@@ -142,10 +133,8 @@ def keep_freed_memory():
     By default it returns them to the system and gets them back zeroed, page by page, which takes
     time (docs/speed.md). Without glibc nothing happens. Call it before the first tensor is made.
     """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, -1)
+    if platform.libc_ver()[0] == "glibc":
+        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)

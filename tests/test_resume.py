@@ -213,7 +213,7 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
             parse([f"--resume={folder}", option])
     with pytest.raises(ValueError, match="no run to resume"):
         parse([f"--resume={tmp_path / 'nowhere'}"])
-    with pytest.raises(ValueError, match="holds an unfinished run; continue it with --resume"):
+    with pytest.raises(ValueError, match="holds a run; continue it with --resume"):
         train.run(parse(options(workplace, out=folder)))
     path = folder / "config.json"
     config = json.loads(path.read_text())

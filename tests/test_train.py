@@ -459,7 +459,7 @@ def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
         Path(names[-1]).mkdir(parents=True)
     assert names == [f"runs/toy-all-cross-s0{n}" for n in ("", "-2", "-3")]
     write(tmp_path / "mine" / "result.json", "{}")
-    with pytest.raises(ValueError, match="--out mine holds a finished run"):
+    with pytest.raises(ValueError, match="--out mine holds a run"):
         runs.run_folder(Config(out="mine"))
 
 
