@@ -6,12 +6,10 @@ import math
 from dataclasses import field, fields
 from pathlib import Path
 
-RANGES = {
-    "positive and finite": lambda x: 0 < x < math.inf,  # nan is not
-    "0 or more, and finite": lambda x: 0 <= x < math.inf,
-    "at least 0 and below 1": lambda x: 0 <= x < 1,
-}
-POSITIVE, NOT_NEGATIVE, FRACTION = RANGES
+# A range is its words and its test.
+POSITIVE = ("positive and finite", lambda x: 0 < x < math.inf)  # nan is not
+NOT_NEGATIVE = ("0 or more, and finite", lambda x: 0 <= x < math.inf)
+FRACTION = ("at least 0 and below 1", lambda x: 0 <= x < 1)
 
 
 def option(default, help, choices=None, range=None):
@@ -23,19 +21,17 @@ def read(Config, argv, description):
 
     With --resume, the settings are those of that run.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, argument_default=argparse.SUPPRESS)
 
     def error(message):
         raise ValueError(message)
 
     parser.error = error
     for f in fields(Config):
-        kind = {"action": "store_true"} if f.type is bool else {"type": f.type}
-        if f.metadata["choices"]:
-            kind["choices"] = f.metadata["choices"]
+        value = {"type": f.type, "choices": f.metadata["choices"]}
+        kind = {"action": "store_true"} if f.type is bool else value
         shown = "" if f.default in ("", 0, False) else f" (default {f.default})"
-        help = f.metadata["help"] + shown
-        parser.add_argument(flag(f.name), default=argparse.SUPPRESS, help=help, **kind)
+        parser.add_argument(flag(f.name), help=f.metadata["help"] + shown, **kind)
     given = vars(parser.parse_args(argv))
     folder = given.pop("resume", "")
     return (stored_config(Config, folder, given) if folder else Config(**given)), given
@@ -49,25 +45,20 @@ def check_ranges(config):
     """ValueError for a number outside the range of its option."""
     for f in fields(config):
         value, range = getattr(config, f.name), f.metadata["range"]
-        if range and not RANGES[range](value):
-            raise ValueError(f"{flag(f.name)} must be {range}, not {value}")
+        if range and not range[1](value):
+            raise ValueError(f"{flag(f.name)} must be {range[0]}, not {value}")
 
 
 def stored_config(Config, folder, given):
     """The settings in FOLDER/config.json; ValueError, naming it, if a given option differs."""
     path = Path(folder) / "config.json"
-    if not path.exists():
-        raise ValueError(f"--resume {folder}: no run to resume, {path} does not exist")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        config = Config(**{f.name: stored[f.name] for f in fields(Config)})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the settings of a run of this version ({error!r})") from None
+        config = Config(**{f.name: stored[f.name] for f in fields(Config)} | {"resume": folder})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"{path} is not the settings of a run of this version ({error!r})"
+        raise ValueError(f"no run to resume: {why}") from None
     for name, value in given.items():
-        if value != stored[name]:
-            was = stored[name]
-            raise ValueError(
-                f"{flag(name)} {value}: this run started with {was!r}; cannot change it"
-            )
-    config.resume = folder
+        if value != (was := stored[name]):
+            raise ValueError(f"{flag(name)} {value}: this run started with {was!r}; cannot change")
     return config
