@@ -134,7 +134,6 @@ def keep_freed_memory():
     time (docs/speed.md). Without glibc nothing happens. Call it before the first tensor is made.
     """
     if platform.libc_ver()[0] == "glibc":
-        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt = ctypes.CDLL(None).mallopt  # the numbers are those of malloc.h
+        mallopt(-4, 0)  # M_MMAP_MAX
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD
