@@ -348,8 +348,6 @@ def parse(argv):
         setattr(config, name, getattr(config, name) or default)
     options.check_ranges(config)
     config.step_size = config.step_size or config.lr
-    if config.predict:
-        predict.check_task(config.task)
     if config.model == "toy" and config.task != "toy":
         raise ValueError("--model toy knows the words of the toy task only; name a checkpoint")
     return config

@@ -14,12 +14,11 @@ def load_tokenizer(folder, vocab_size):
     vocab.txt does not say whether to lower-case: tokenizer_config.json does (`do_lower_case`, True
     if absent). ValueError if the vocabulary does not fit a model with vocab_size embeddings.
     """
-    folder, tokenizer = Path(folder), None
+    folder = Path(folder)
     path = folder / "tokenizer.json"
     try:
         if path.exists():
             tokenizer = Tokenizer.from_file(str(path))
-            vocab = tokenizer.get_vocab()
         else:
             path = folder / "tokenizer_config.json"
             options = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -27,14 +26,12 @@ def load_tokenizer(folder, vocab_size):
             path = folder / "vocab.txt"
             words = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
             vocab = {word: i for i, word in enumerate(words)}
-            if len(vocab) < len(words):
-                raise ValueError(f"{len(words) - len(vocab)} word(s) occur twice")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder}: no tokenizer.json and no vocab.txt here") from None
+            tokenizer = BertWordPieceTokenizer(vocab, lowercase=lowercase)
+        vocab = tokenizer.get_vocab()
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"{path}: {error}") from None
     if not vocab.keys() >= set(SPECIAL):
         raise ValueError(f"{path}: not a BERT vocabulary, it needs {', '.join(SPECIAL)}")
     if (most := max(vocab.values())) >= vocab_size:
         raise ValueError(f"{path}: ids up to {most}, but the model has {vocab_size} embeddings")
-    return BertWordPieceTokenizer(vocab, lowercase=lowercase) if tokenizer is None else tokenizer
+    return tokenizer

