@@ -239,12 +239,12 @@ def train(config, model, loss_weights, encoded, folder, log):
 
 @torch.inference_mode()
 def all_logits(model, encoded, device):
-    """Every exit at full depth -> (M, N, C), on the CPU. Each process computes its share."""
+    """Every exit at full depth -> (M, N, C), on the CPU."""
     sizes = len(model.exits), len(encoded.labels), model.exits[0].out_features
     logits = np.zeros(sizes, dtype=np.float32)
-    for places, (ids, types, mask, _) in data.dev_batches(encoded, 32, device)[RANK::WORLD]:
+    for places, (ids, types, mask, _) in data.dev_batches(encoded, 32, device):
         logits[:, places] = model(ids, types, mask).cpu().numpy()
-    return torch.from_numpy(processes.gather(logits))
+    return torch.from_numpy(logits)
 
 
 def evaluate_exits(logits, labels, metrics):
@@ -354,7 +354,7 @@ def parse(argv):
 
 
 def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
-    """What goes into result.json; None for all processes but rank 0."""
+    """What goes into result.json."""
     device, metric, labels = next(model.parameters()).device, task.metrics[0], dev_set.labels
     model.eval()
     logits, more = all_logits(model, dev_set, device), {}
@@ -362,8 +362,6 @@ def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
         mismatched = data.encode(tokenizer, task.dev_mismatched, config.max_length)
         other = all_logits(model, mismatched, device)
         more["exits_mismatched"] = evaluate_exits(other, mismatched.labels, task.metrics)
-    if RANK != 0:
-        return None
     exits = evaluate_exits(logits, labels, task.metrics)
     batches = data.dev_batches(dev_set, 32, device)
     rows, details = sweep(model, batches, logits, labels, task.metrics)
@@ -427,9 +425,9 @@ def run(config):
         print(f"model {config.model}: {len(model.exits)} exits; -> {folder}")
         try:
             seconds = train(config, model, loss_weights, train_set, folder, log)
-            result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
-            if RANK != 0:
+            if RANK != 0:  # evaluating is rank 0's; the others wait for it in `leave`
                 return folder
+            result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
             runs.write_json(result, folder / "result.json")
         except (KeyboardInterrupt, OSError):
             runs.say_how_to_continue(folder)

@@ -8,7 +8,6 @@ import os
 import sys
 from datetime import timedelta
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.nn.functional import all_reduce
@@ -77,11 +76,3 @@ def average(tensors):
     vector = all_reduce(torch.cat([x.flatten() for x in tensors])) / WORLD
     parts = vector.split([x.numel() for x in tensors])
     return [part.view_as(x) for part, x in zip(parts, tensors, strict=True)]
-
-
-def gather(array):
-    """Each process has filled its own places in an array of zeros -> all of it."""
-    arrays = [array]
-    if WORLD > 1:
-        dist.all_gather_object(arrays := [None] * WORLD, array)
-    return np.sum(arrays, axis=0)
