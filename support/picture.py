@@ -20,26 +20,9 @@ RULES = {  # colour, marker, line
     "confidence": ("tab:green", "^", ":"),
     "always": ("black", "x", "none"),
 }
-LONG = {
-    "acc": "accuracy",
-    "mcc": "Matthews correlation",
-    "f1": "F1",
-    "pearson": "Pearson correlation",
-}
 
 
-def exits_panel(axes, result):
-    """The metric of each exit, where every example goes as deep as that."""
-    metric, M = result["metric"], len(result["exits"])
-    axes.plot(range(1, M + 1), [row[metric] for row in result["exits"]], "k-o")
-    axes.axhline(result["majority"][metric], color="black", linestyle="--", linewidth=0.8)
-    axes.set(title="What each exit can do", ylabel=f"{LONG[metric]} on dev")
-    constant = "mean" if metric == "pearson" else "most frequent class"
-    axes.set_xlabel(f"exit after layer  (dashed line: always the {constant})")
-    axes.set_xticks(range(1, M + 1))
-
-
-def cells(axes, values, **options):
+def cells(axes, values, rows, columns, **options):
     """A matrix as a map with a number in each cell, white on dark; a nan stays empty."""
     picture = axes.imshow(values, aspect="auto", **options)
     for (row, column), value in np.ndenumerate(values):
@@ -47,18 +30,18 @@ def cells(axes, values, **options):
         colour = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else "black"
         number = "" if np.isnan(value) else f"{value:.2f}"
         axes.text(column, row, number, ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(values[0])))
-    axes.set_yticks(range(len(values)))
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
 
 
 def levels_panel(axes, result):
     """Built-in task: the accuracy of each exit on each level of difficulty; darker is better."""
-    rows = [row["exits"] for row in result["levels"]]
-    rows.append([row["acc"] for row in result["exits"]])
-    cells(axes, np.array(rows), cmap="Greys", vmin=0.5, vmax=1.2)
+    levels, exits = result["levels"], result["exits"]
+    values = [*(row["exits"] for row in levels), [row["acc"] for row in exits]]
+    names = [*(f"level {row['level']}" for row in levels), "all"]
+    columns = [row["exit"] for row in exits]
+    cells(axes, np.array(values), names, columns, cmap="Greys", vmin=0.5, vmax=1.2)
     axes.set(title="What each exit can do: accuracy on dev", xlabel="exit after layer")
-    axes.set_xticks(range(len(rows[0])), range(1, len(rows[0]) + 1))
-    axes.set_yticks(range(len(rows)), [*(f"level {r['level']}" for r in result["levels"]), "all"])
 
 
 def speedup_panel(axes, result, which, words):
@@ -82,7 +65,7 @@ def speedup_panel(axes, result, which, words):
     if point := result["operating_point"]:
         axes.plot(point[which], point[metric], "k*", markersize=16, label="one point lost at most")
     axes.set(title=f"Leaving early: speed-up in {words}", xlabel=f"speed-up in {words}")
-    axes.set_ylabel(f"{LONG[metric]} on dev")
+    axes.set_ylabel(f"{metric} on dev")
     axes.legend()
 
 
@@ -91,12 +74,11 @@ def weights_panel(axes, result):
     ce, kd = np.array(result["weights"]["ce"]), np.array(result["weights"]["kd"])
     M, teachers = len(ce), (kd > 0).sum(axis=1, keepdims=True)
     kd = np.where(kd > 0, kd * teachers, np.nan)
-    cells(axes, np.column_stack([ce, kd]), cmap="PuOr", vmin=0.5, vmax=1.5)
+    values, exits = np.column_stack([ce, kd]), range(1, M + 1)
+    cells(axes, values, exits, ["CE", *exits], cmap="PuOr", vmin=0.5, vmax=1.5)
     axes.axvline(0.5, color="black")
     axes.set(title=f"Weights of the loss terms ({result['method']['weights']}; 1: the uniform sum)",
              xlabel="labels (CE)  |  teacher (KD)", ylabel="student")  # fmt: skip
-    axes.set_xticks(range(M + 1), ["CE", *range(1, M + 1)])
-    axes.set_yticks(range(M), range(1, M + 1))
 
 
 def depth_panel(axes, result):
@@ -123,17 +105,18 @@ def draw(folder):
     path = Path(folder) / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        figure = Figure(figsize=(13, 9), layout="constrained")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(2, 2).flat
         toy = bool(result["levels"])
-        (levels_panel if toy else exits_panel)(panels[0], result)
-        speedup_panel(panels[1], result, "speedup_layers", "layers")
-        weights_panel(panels[2], result)
+        figure = Figure(figsize=(13, 9) if toy else (18, 5), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = iter(figure.subplots(2, 2).flat if toy else figure.subplots(1, 3))
         if toy:
-            depth_panel(panels[3], result)
+            levels_panel(next(panels), result)
+        speedup_panel(next(panels), result, "speedup_layers", "layers")
+        weights_panel(next(panels), result)
+        if toy:
+            depth_panel(next(panels), result)
         else:
-            speedup_panel(panels[3], result, "speedup_wall", "wall-clock time")
+            speedup_panel(next(panels), result, "speedup_wall", "wall-clock time")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a result of train.py ({error!r})") from None
     method = ", ".join(f"{name} {value}" for name, value in result["method"].items())
