@@ -323,10 +323,13 @@ def generator(seed, purpose, number):
 
 
 def subset(examples, N):
-    """N random examples, the same ones for every seed, in their order. ValueError if too few."""
+    """N random examples, the same ones for every seed, in their order; 0: all of them.
+
+    ValueError if there are too few.
+    """
     if N > len(examples):
         raise ValueError(f"--train-examples {N}: train has only {len(examples)}")
-    chosen = np.random.default_rng(0).permutation(len(examples))[:N]
+    chosen = np.random.default_rng(0).permutation(len(examples))[: N or None]
     return [examples[i] for i in np.sort(chosen)]
 
 

@@ -412,9 +412,9 @@ def not_finite(ce, kd, norm):
     names += [f"KD_{m}<-{t}" for m in range(1, len(ce) + 1) for t in range(1, len(ce) + 1)]
     for name, x in zip(names, [*ce.tolist(), *kd.flatten().tolist()], strict=True):
         if not math.isfinite(x):
-            return f"{name} is {x}"
+            return f"{name} is {x}; try a smaller --lr"
     which = "hypergradient" if math.isfinite(norm) else "gradient of L"
-    return f"the {which} is not finite, though all terms of L are"
+    return f"the {which} is not finite, though all terms of L are; try a smaller --lr"
 
 
 def training_step(

@@ -23,7 +23,7 @@ report are in support/, which is not about LeeBERT.
             time at full depth / time with exits    speedup_wall        measured side by side
 
 A run leaves in its folder: config.json, tokenizer.json, log.jsonl (a line a logging step),
-model.safetensors (after every epoch), result.json (at the end) and, where matplotlib is installed,
+model.safetensors and result.json (at the end) and, where matplotlib is installed,
 report.png. While it trains, checkpoint.pt is there too.
 
 Exit status: 0, done; 2, a user's or a system's error, in one line; 130 and 143, interrupted by
@@ -32,7 +32,7 @@ Ctrl-C and by SIGTERM; 1, a bug, or too little memory.
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -41,12 +41,9 @@ import data
 import leebert
 from bert import Bert, BertConfig, load_bert
 from leebert import LossWeights, MultiExitBert, answers, early_exit, training_step
-from support import options, predict, processes, report, runs
-from support.checkpoints import load_tokenizer
+from support import checkpoints, downloads, options, picture, predict, processes, report, runs
 from support.command import command
-from support.downloads import find_model
 from support.options import FRACTION, NOT_NEGATIVE, POSITIVE, option
-from support.picture import draw
 from support.processes import RANK, WORLD, average, share
 
 # --------------------------------------------------------------------------------------------------
@@ -75,9 +72,9 @@ class Config:
     d2_fraction: float = option(0.2, "fraction of train held out as d2", range=FRACTION)
     redraw: bool = option(False, "cut train into d1 and d2 again in every epoch")
     # The optimization
-    epochs: int = option(0, "passes over train; 0: 1 for model toy, else 3", range=POSITIVE)
-    batch_size: int = option(0, "examples; 0: 64 for model toy, else 16", range=POSITIVE)
-    lr: float = option(0.0, "its peak; 0: 2e-3 for model toy, else 2e-5", range=POSITIVE)
+    epochs: int = option(3, "passes over train; 1 for model toy", range=POSITIVE)
+    batch_size: int = option(16, "examples; 64 for model toy", range=POSITIVE)
+    lr: float = option(2e-5, "its peak; 2e-3 for model toy", range=POSITIVE)
     warmup: float = option(0.1, "fraction of the steps in which the rate rises", range=FRACTION)
     weight_decay: float = option(0.01, "on matrices, not biases or LayerNorm", range=NOT_NEGATIVE)
     max_norm: float = option(1.0, "gradients are clipped to this norm", range=POSITIVE)
@@ -92,8 +89,8 @@ class Config:
     predict: bool = option(False, "then answer GLUE's test set")
 
 
-# From random weights, and from a checkpoint.
-MODEL_DEFAULTS = {"epochs": (1, 3), "batch_size": (64, 16), "lr": (2e-3, 2e-5)}
+# Model toy starts from random weights, and not from a checkpoint.
+TOY_TRAINING = dict(epochs=1, batch_size=64, lr=2e-3)
 # A std of 0.02, BERT's own, lets so narrow a model learn slowly.
 TOY_BERT = dict(
     hidden_size=64, num_hidden_layers=6, num_attention_heads=4, intermediate_size=128,
@@ -117,14 +114,13 @@ def prepare(config):
         tokenizer = data.toy_tokenizer()
         bert = Bert(BertConfig(vocab_size=tokenizer.get_vocab_size(), **TOY_BERT))
     else:
-        folder = find_model(config.model, config.cache_dir)
+        folder = downloads.find_model(config.model, config.cache_dir)
         bert = load_bert(folder)
-        tokenizer = load_tokenizer(folder, bert.config.vocab_size)
+        tokenizer = checkpoints.load_tokenizer(folder, bert.config.vocab_size)
     longest = bert.config.max_position_embeddings
     if not 8 <= config.max_length <= longest:
         raise ValueError(f"--max-length must lie between 8 and {longest}, the model's positions")
-    if config.train_examples:
-        task.train = data.subset(task.train, config.train_examples)
+    task.train = data.subset(task.train, config.train_examples)
     return task, tokenizer, MultiExitBert(bert, task.num_classes, config.pool)
 
 
@@ -136,9 +132,8 @@ def make_optimizers(model, loss_weights, config):
     """
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [dict(params=matrices), dict(params=vectors, weight_decay=0.0)]
-    decay, betas = config.weight_decay, (0.9, 0.98)
-    theta = torch.optim.AdamW(groups, config.lr, betas, weight_decay=decay, fused=True)
+    groups = [dict(params=matrices, weight_decay=config.weight_decay), dict(params=vectors)]
+    theta = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     eps = 1e-8 * config.step_size
     return theta, torch.optim.Adam(loss_weights.parameters(), lr=config.omega_lr, eps=eps)
 
@@ -195,7 +190,8 @@ def train(config, model, loss_weights, encoded, folder, log):
     parts = dict(model=model, weights=loss_weights, theta=theta_optimizer, omega=omega_optimizer)
     first, tokens, seconds = runs.resume(folder, parts, log) or (0, 0, 0.0)
     start = time.perf_counter() - seconds
-    checkpoint_due = time.perf_counter() + CHECKPOINT_INTERVAL  # as if writing took a second
+    seconds_to_write = 1e-7 * sum(p.numel() for p in model.parameters())  # a guess: 120 MB/s
+    checkpoint_due = time.perf_counter() + CHECKPOINT_INTERVAL * max(1, seconds_to_write)
     model.train()
     for step in range(first, total):
         if step == first or config.redraw and step % steps_per_epoch == 0:
@@ -209,24 +205,18 @@ def train(config, model, loss_weights, encoded, folder, log):
         d2 = next(d2_batches) if now in ("bilevel", "cross") else None
         again = next(again_batches) if now == "cross" else None
         tokens = tokens + d1.attention_mask.sum()
-        try:
-            ce, kd = training_step(
-                model, loss_weights, theta_optimizer, omega_optimizer,
-                share(d1), share(d2), share(again), optimize=now,
-                step_size=config.step_size, lam=config.lam, method=config.hypergradient,
-                temperature=config.temperature, max_norm=config.max_norm, average=average,
-            )  # fmt: skip
-        except FloatingPointError as error:
-            raise FloatingPointError(f"step {step + 1}: {error}; try a smaller --lr") from None
+        ce, kd = training_step(
+            model, loss_weights, theta_optimizer, omega_optimizer,
+            share(d1), share(d2), share(again), optimize=now,
+            step_size=config.step_size, lam=config.lam, method=config.hypergradient,
+            temperature=config.temperature, max_norm=config.max_norm, average=average,
+        )  # fmt: skip
         step += 1
         if step % config.log_every == 0 or step == total:
             seconds = time.perf_counter() - start
             ce, kd = average([ce, kd])
-            speed = int(tokens) / seconds
-            report.progress(log, step, total, ce, kd, loss_weights(), speed, seconds)
-        if RANK == 0 and step % steps_per_epoch == 0:
-            runs.save(model, folder / "model.safetensors")
-        if RANK == 0 and time.perf_counter() >= checkpoint_due:
+            report.progress(log, step, total, ce, kd, loss_weights(), int(tokens), seconds)
+        if RANK == 0 and step < total and time.perf_counter() >= checkpoint_due:
             counts = (step, int(tokens), time.perf_counter() - start)
             seconds_to_write = runs.save_checkpoint(folder, parts, log, counts)
             checkpoint_due = time.perf_counter() + CHECKPOINT_INTERVAL * seconds_to_write
@@ -239,12 +229,10 @@ def train(config, model, loss_weights, encoded, folder, log):
 
 @torch.inference_mode()
 def all_logits(model, encoded, device):
-    """Every exit at full depth -> (M, N, C), on the CPU."""
-    sizes = len(model.exits), len(encoded.labels), model.exits[0].out_features
-    logits = np.zeros(sizes, dtype=np.float32)
-    for places, (ids, types, mask, _) in data.dev_batches(encoded, 32, device):
-        logits[:, places] = model(ids, types, mask).cpu().numpy()
-    return torch.from_numpy(logits)
+    """Every exit at full depth -> (M, N, C), on the CPU, in the order of the examples."""
+    batches = data.dev_batches(encoded, 32, device)
+    logits = torch.cat([model(*batch[:3]).cpu() for _, batch in batches], dim=1)
+    return logits[:, np.argsort(np.concatenate([places for places, _ in batches]))]
 
 
 def evaluate_exits(logits, labels, metrics):
@@ -293,13 +281,13 @@ def best_mix(scores, mean_exit):
 
 
 def sweep(model, batches, logits, labels, metrics):
-    """All rules and thresholds -> rows for the report, and for each row what each example did.
+    """All rules and thresholds -> rows for the report.
 
     speedup_layers = M N / sum of exit layers. speedup_wall = time of the full-depth model / time
     with early exit, same batches, one right after the other; on eight batches at most, from short
     to long. over_mix = metric - best_mix: what a rule knows that chance does not.
     """
-    M, rows, details = len(logits), [], []
+    M, rows = len(logits), []
     fixed = [row[metrics[0]] for row in evaluate_exits(logits, labels, metrics)]
     some = batches[:: max(1, -(-len(batches) // 8))]
     timed(lambda batch: full_depth(model, batch), batches[-2:])  # warm up, on the longest
@@ -315,18 +303,16 @@ def sweep(model, batches, logits, labels, metrics):
             "speedup_layers": M / mean, "speedup_wall": full / early,
             "over_mix": score[metrics[0]] - best_mix(fixed, mean),
         })  # fmt: skip
-        details.append((predictions.numpy(), layers.numpy()))
-    return rows, details
+    return rows
 
 
-def operating_point(rows, full_score, metric, loss=0.01):
-    """Index of the fastest row of a rule that costs at most one point of the metric, or None.
+def operating_point(rows, full, metric, loss=0.01):
+    """The fastest row of a rule that costs at most one point of the full depth's metric, or None.
 
     Chosen on dev and reported on dev, so a little optimistic, as every threshold on dev is.
     """
-    good = [i for i, row in enumerate(rows)
-            if row["rule"] != "always" and row[metric] >= full_score - loss - 1e-9]  # fmt: skip
-    return max(good, key=lambda i: (rows[i]["speedup_layers"], rows[i][metric]), default=None)
+    good = [row for row in rows if row["rule"] != "always" and row[metric] >= full - loss - 1e-9]
+    return max(good, key=lambda row: (row["speedup_layers"], row[metric]), default=None)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -343,9 +329,8 @@ def parse(argv):
             raise ValueError("--task cannot be combined with --train-file and --dev-file")
         config.task = "own"
     config.model = config.model or ("toy" if config.task == "toy" else "bert-base-uncased")
-    for name, (scratch, pretrained) in MODEL_DEFAULTS.items():
-        default = scratch if config.model == "toy" else pretrained
-        setattr(config, name, getattr(config, name) or default)
+    if config.model == "toy":
+        config = replace(config, **TOY_TRAINING | given)
     options.check_ranges(config)
     config.step_size = config.step_size or config.lr
     if config.model == "toy" and config.task != "toy":
@@ -363,43 +348,36 @@ def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
         other = all_logits(model, mismatched, device)
         more["exits_mismatched"] = evaluate_exits(other, mismatched.labels, task.metrics)
     exits = evaluate_exits(logits, labels, task.metrics)
-    batches = data.dev_batches(dev_set, 32, device)
-    rows, details = sweep(model, batches, logits, labels, task.metrics)
-    chosen = operating_point(rows, exits[-1][metric], metric)
-    at = len(exits) - 1 if chosen is None else chosen  # that row: always the last exit
+    rows = sweep(model, data.dev_batches(dev_set, 32, device), logits, labels, task.metrics)
+    point = operating_point(rows, exits[-1][metric], metric)
+    how = (point["rule"], point["threshold"]) if point else ("always", len(exits))
+    early = (x.numpy() for x in leebert.exits_from_logits(logits, *how))
     # What always answering the most frequent class scores; in a regression, the mean.
     constant = np.bincount(labels).argmax() if task.num_classes > 1 else labels.mean()
     w_ce, w_kd = (w.tolist() for w in loss_weights())
     method = {"teachers": config.teachers, "weights": config.weights}
     return {
-        "task": config.task,
-        "model": config.model,
+        "task": config.task, "model": config.model, "seed": config.seed,
         "method": {**method, "optimize": optimize_of(config)},
-        "seed": config.seed,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 1),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-        "seconds": round(seconds, 1),
-        "metric": metric,
-        "dev_examples": len(task.dev),
+        "metric": metric, "dev_examples": len(task.dev),
         "majority": data.scores(np.full_like(labels, constant), labels, task.metrics),
-        "exits": exits,
-        "sweep": rows,
-        "operating_point": None if chosen is None else rows[chosen],
-        "levels": data.by_level(task.dev, answers(logits).numpy(), *details[at]),
-        **more,
+        "exits": exits, **more, "sweep": rows, "operating_point": point,
+        "levels": data.by_level(task.dev, answers(logits).numpy(), *early),
         "weights": {"ce": w_ce, "kd": w_kd},
-    }
+    }  # fmt: skip
 
 
 def run(config):
     """One run from configuration to result.json -> its folder."""
-    device = processes.find_device(config.device)
-    processes.join(device)
+    device = processes.join(config.device)
     folder = runs.run_folder(config)
     if (folder / "result.json").exists():
         print(f"{folder} is finished; nothing to do")
-        (folder / runs.CHECKPOINT).unlink(missing_ok=True)  # killed before it was removed
         return folder
+    if device.type == "cuda" and config.hypergradient != "difference":  # which TF32 would drown
+        torch.set_float32_matmul_precision("high")
     torch.manual_seed(config.seed)
     processes.barrier(RANK > 0)  # rank 0 downloads what is missing, while the others wait
     task, tokenizer, model = prepare(config)
@@ -413,12 +391,10 @@ def run(config):
     train_set = data.encode(tokenizer, task.train, config.max_length)
     dev_set = data.encode(tokenizer, task.dev, config.max_length)
     facts = {
-        "bert": asdict(model.bert.config),
-        "labels": list(task.labels),
-        "pairs": task.train[0].text_b is not None,
-        "processes": WORLD,
+        "bert": asdict(model.bert.config), "labels": list(task.labels),
+        "pairs": task.train[0].text_b is not None, "processes": WORLD,
         "train_data": runs.digest(repr((train_set.input_ids, train_set.labels.tolist()))),
-    }
+    }  # fmt: skip
     with runs.open_log(folder) as log:
         runs.start(folder, asdict(config), facts, tokenizer)
         print(f"{config.task}: train {len(task.train)}, dev {len(task.dev)} examples, on {device}")
@@ -427,15 +403,16 @@ def run(config):
             seconds = train(config, model, loss_weights, train_set, folder, log)
             if RANK != 0:  # evaluating is rank 0's; the others wait for it in `leave`
                 return folder
+            runs.save(model, folder / "model.safetensors")
             result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
             runs.write_json(result, folder / "result.json")
-        except (KeyboardInterrupt, OSError):
+        except (KeyboardInterrupt, OSError, torch.OutOfMemoryError):
             runs.say_how_to_continue(folder)
             raise
         (folder / runs.CHECKPOINT).unlink(missing_ok=True)
     report.report(result)
     print(f"\ntrained in {seconds:.0f} s; everything is in {folder}")
-    print(draw(folder))
+    print(picture.draw(folder))
     if config.predict:
         print("written:", *predict.predict(folder, device=device))
     return folder

@@ -3,6 +3,8 @@
 import signal
 import sys
 
+import torch
+
 
 def interrupt(number, frame):
     raise KeyboardInterrupt(number)
@@ -24,6 +26,10 @@ def command(function, usage=None):
         print("interrupted", file=sys.stderr)
         number = error.args[0] if error.args else signal.SIGINT  # Python's own has no number
         sys.exit(128 + number)
+    except torch.OutOfMemoryError:
+        advice = "try a smaller --batch-size or --max-length, or --hypergradient forward"
+        print(f"error: out of memory; {advice}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -24,6 +24,8 @@ def find_device(name):
     mps = int(torch.backends.mps.is_available() and WORLD == 1)
     counts = {"cuda": torch.cuda.device_count(), "mps": mps, "cpu": WORLD}
     if name == "auto":
+        if torch.version.cuda and not counts["cuda"]:
+            print("this PyTorch is built for CUDA and finds no GPU that it can use")
         name = next(kind for kind, count in counts.items() if count > 0)
     if LOCAL_RANK >= counts[name]:
         found = f"{counts[name]} found, and each process needs one"
@@ -31,16 +33,21 @@ def find_device(name):
     return torch.device(name, LOCAL_RANK if name == "cuda" else None)
 
 
-def join(device):
-    """Find the other processes. They wait for each other while rank 0 downloads or reports."""
+def join(name):
+    """Find this process's device, and the other processes -> device.
+
+    They wait for each other while rank 0 downloads or reports.
+    """
+    device = find_device(name)
     if WORLD == 1:
-        return
+        return device
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(hours=2))
     if RANK > 0:
         sys.stdout = open(os.devnull, "w")
+    return device
 
 
 def leave():

@@ -5,19 +5,19 @@ import json
 import numpy as np
 
 
-def progress(log, step, total, ce, kd, weights, tokens_per_second, seconds):
+def progress(log, step, total, ce, kd, weights, tokens, seconds):
     """A line to the log; and one to the screen: losses of the first, middle and last exit, mean
     weights (1 at the uniform sum), speed, time left.
     """
     ce, (w_ce, w_kd) = ce.tolist(), (w.tolist() for w in weights)
     row = dict(step=step, total=total, ce=ce, kd=kd.mean().item(), w_ce=w_ce, w_kd=w_kd)
-    row |= dict(tokens_per_second=round(tokens_per_second), seconds=round(seconds, 2))
+    row |= dict(tokens_per_second=round(tokens / seconds), seconds=round(seconds, 2))
     print(json.dumps(row), file=log, flush=True)
     M, left = len(ce), int(seconds * (total / step - 1))
     losses = "  ".join(f"exit {m} {ce[m - 1]:.3f}" for m in sorted({1, (M + 1) // 2, M}))
     students = max(1, sum(any(row) for row in w_kd))
     means = f"ce {np.mean(w_ce):.2f} kd {np.sum(w_kd) / students:.2f}"
-    speed = f"{round(tokens_per_second):,} tokens/s  {left // 60}:{left % 60:02d} left"
+    speed = f"{row['tokens_per_second']:,} tokens/s  {left // 60}:{left % 60:02d} left"
     print(f"step {step:>5}/{total}  {losses}  weights: {means}  {speed}", flush=True)
 
 
