@@ -65,7 +65,7 @@ def mrpc_files(folder):
         text = (folder / name).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         return [line.split("\t") for line in text.removesuffix("\n").split("\n")]
 
-    dev_ids = rows("mrpc_dev_ids.tsv")
+    dev_ids = [[number.strip() for number in row] for row in rows("mrpc_dev_ids.tsv")]
     header, *labelled = rows("msr_paraphrase_train.txt")
     test = rows("msr_paraphrase_test.txt")
     files = {

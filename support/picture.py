@@ -14,12 +14,7 @@ import numpy as np
 
 from support.command import command
 
-RULES = {  # colour, marker, line
-    "patience": ("tab:blue", "o", "-"),
-    "entropy": ("tab:orange", "s", "--"),
-    "confidence": ("tab:green", "^", ":"),
-    "always": ("black", "x", "none"),
-}
+RULES = {"patience": "o-", "entropy": "s--", "confidence": "^:", "always": "kx"}  # marker, line
 
 
 def cells(axes, values, rows, columns, **options):
@@ -35,13 +30,19 @@ def cells(axes, values, rows, columns, **options):
 
 
 def levels_panel(axes, result):
-    """Built-in task: the accuracy of each exit on each level of difficulty; darker is better."""
+    """Built-in task: the accuracy of each exit on each level of difficulty; darker is better.
+
+    A star on a level: the mean exit there, leaving early.
+    """
     levels, exits = result["levels"], result["exits"]
     values = [*(row["exits"] for row in levels), [row["acc"] for row in exits]]
     names = [*(f"level {row['level']}" for row in levels), "all"]
     columns = [row["exit"] for row in exits]
     cells(axes, np.array(values), names, columns, cmap="Greys", vmin=0.5, vmax=1.2)
-    axes.set(title="What each exit can do: accuracy on dev", xlabel="exit after layer")
+    x, y = [row["mean_exit"] - 1 for row in levels], np.arange(len(levels)) + 0.32
+    axes.plot(x, y, "w*", markeredgecolor="black", markersize=14)
+    axes.set_title("Accuracy of each exit on dev; stars: mean exit when leaving early")
+    axes.set_xlabel("exit after layer")
 
 
 def speedup_panel(axes, result, which, words):
@@ -50,11 +51,11 @@ def speedup_panel(axes, result, which, words):
     The best random mix of fixed exits is what remains of a row's metric without its over_mix.
     """
     metric, sweep = result["metric"], sorted(result["sweep"], key=lambda row: row["mean_exit"])
-    for rule, (colour, marker, line) in RULES.items():
+    for rule, style in RULES.items():
         rows = [row for row in sweep if row["rule"] == rule]
-        x, y = [row[which] for row in rows], [row[metric] for row in rows]
         if rows:  # a regression has no rules but patience
-            axes.plot(x, y, linestyle=line, marker=marker, color=colour, label=rule)
+            x, y = [row[which] for row in rows], [row[metric] for row in rows]
+            axes.plot(x, y, style, label=rule)
     for row in sweep:
         if row["rule"] == "always":
             axes.annotate(row["threshold"], (row[which], row[metric]), (4, -11),
@@ -81,19 +82,6 @@ def weights_panel(axes, result):
              xlabel="labels (CE)  |  teacher (KD)", ylabel="student")  # fmt: skip
 
 
-def depth_panel(axes, result):
-    """Built-in task: how deep each level of difficulty goes at the operating point."""
-    levels, point = result["levels"], result["operating_point"]
-    bars = axes.bar([row["level"] for row in levels], [row["mean_exit"] for row in levels],
-                    color="0.85", edgecolor="black")  # fmt: skip
-    axes.bar_label(bars, [f"acc {row['acc']:.2f}" for row in levels])
-    how = f"{point['rule']} {point['threshold']}" if point else "full depth"
-    axes.set(title=f"How deep each level goes ({how})",
-             xlabel="level of difficulty", ylabel="mean exit")  # fmt: skip
-    axes.set_xticks([row["level"] for row in levels])
-    axes.set_ylim(0, len(result["exits"]))
-
-
 def draw(folder):
     """result.json of a run folder -> report.png beside it -> a line that says where, or why not."""
     try:
@@ -105,18 +93,15 @@ def draw(folder):
     path = Path(folder) / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        toy = bool(result["levels"])
-        figure = Figure(figsize=(13, 9) if toy else (18, 5), layout="constrained")
+        figure = Figure(figsize=(19, 5.5), layout="constrained")
         FigureCanvasAgg(figure)
-        panels = iter(figure.subplots(2, 2).flat if toy else figure.subplots(1, 3))
-        if toy:
-            levels_panel(next(panels), result)
-        speedup_panel(next(panels), result, "speedup_layers", "layers")
-        weights_panel(next(panels), result)
-        if toy:
-            depth_panel(next(panels), result)
+        left, middle, right = figure.subplots(1, 3)
+        if result["levels"]:
+            levels_panel(left, result)
         else:
-            speedup_panel(next(panels), result, "speedup_wall", "wall-clock time")
+            speedup_panel(left, result, "speedup_wall", "wall-clock time")
+        speedup_panel(middle, result, "speedup_layers", "layers")
+        weights_panel(right, result)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a result of train.py ({error!r})") from None
     method = ", ".join(f"{name} {value}" for name, value in result["method"].items())

@@ -39,12 +39,11 @@ def join(name):
     They wait for each other while rank 0 downloads or reports.
     """
     device = find_device(name)
-    if WORLD == 1:
-        return device
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(hours=2))
+    if WORLD > 1:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(hours=2))
     if RANK > 0:
         sys.stdout = open(os.devnull, "w")
     return device

@@ -22,17 +22,13 @@ def progress(log, step, total, ce, kd, weights, tokens, seconds):
 
 
 def report(result):
-    """Tables of exits, of the sweep and of the levels, and the learned weights as a picture."""
+    """Tables of the sweep and of the levels, and the learned weights as a picture."""
     metrics = [name for name in result["exits"][0] if name != "exit"]
     constant = "mean" if "pearson" in metrics else "most frequent class"
 
     def cells(row):
         return "  ".join(f"{row[name]:{max(6, len(name))}.3f}" for name in metrics)
 
-    print("\nexit  " + "  ".join(f"{name:>6}" for name in metrics))
-    for row in result["exits"]:
-        print(f"{row['exit']:>4}  {cells(row)}")
-    print(f"none  {cells(result['majority'])}   (always the {constant})")
     print("\nrule        threshold  " + "  ".join(f"{name:>6}" for name in metrics), end="")
     print("  mean exit  speed-up: layers  wall clock  over mix")
     for row in result["sweep"]:
@@ -42,6 +38,7 @@ def report(result):
             f"  {row['speedup_layers']:15.2f}x  {row['speedup_wall']:9.2f}x"
             f"  {row['over_mix']:+8.3f}{mark}"
         )
+    print(f"{'none':<21}  {cells(result['majority'])}   (always the {constant})")
     print("over mix: above the best random mix of fixed exits with the same mean exit")
     if result["levels"]:
         M = len(result["exits"])
