@@ -180,8 +180,8 @@ def train(config, model, loss_weights, encoded, folder, log):
     """Train in place -> seconds. Writes lines to log, an open file, and the rest to folder.
 
     An epoch is as many examples through Theta as train has, whatever the method: two runs with the
-    same --epochs make the same number of updates. With half of train held out as d2, an epoch is
-    two passes over d1.
+    same --epochs make the same number of updates. With a fifth of train held out as d2, an epoch
+    is one pass and a quarter over d1.
     """
     device, optimize = next(model.parameters()).device, optimize_of(config)
     steps_per_epoch = -(-len(encoded.labels) // config.batch_size)

@@ -26,14 +26,14 @@ PAGES = ("README.md", "results/README.md",
 
 
 def first_run():
-    """From the output of the README's first command: what was learned, and the marked row."""
+    """From the output of the README's first command: the rules' marked row, and the levels."""
     lines = (ROOT / "results" / "toy" / "output.txt").read_text(encoding="utf-8").splitlines()
     steps = [line for line in lines if line.startswith("step ")]
-    exits = lines.index("exit     acc")
-    chosen = ("rule ", "trained in ")
-    rest = [x for x in lines[exits:] if x.startswith(chosen) or "<- at most" in x]
-    table = lines[exits : lines.index("", exits)]
-    return "\n".join(["```", lines[0], steps[0], "...", steps[-1], *table, *rest, "```"])
+    rules = [line for line in lines if line.startswith("rule ") or "<- at most" in line]
+    levels = next(i for i, line in enumerate(lines) if line.startswith("level "))
+    table = lines[levels : lines.index("", levels)]
+    end = [line for line in lines if line.startswith("trained in ")]
+    return "\n".join(["```", steps[0], "...", steps[-1], *rules, *table, *end, "```"])
 
 
 def percent(x):
