@@ -32,6 +32,15 @@ def operating_point(folder, M):
         raise ValueError(f"{path}: no rule and threshold to take from it ({error!r})") from None
 
 
+def number(rule, text):
+    """The threshold from the command line. ValueError unless it is a number, whole for patience."""
+    kind, convert = ("a whole number", int) if rule == "patience" else ("a number", float)
+    try:
+        return convert(text)
+    except ValueError:
+        raise ValueError(f"the threshold of {rule} must be {kind}, not {text!r}") from None
+
+
 def check_tests(task, data_dir):
     """ValueError, before hours of training, if there is nothing to answer."""
     mismatched = task.test_mismatched or not task.dev_mismatched
@@ -49,7 +58,7 @@ def predict(folder, rule=None, threshold=None, device="cpu"):
     spec, model = GLUE[task], model.to(device)
     if rule is None:
         rule, threshold = operating_point(folder, len(model.exits))
-    threshold = float(threshold)
+    threshold = number(rule, threshold)
     suffixes = {"_matched": "-m", "_mismatched": "-mm"} if task == "mnli" else {"": ""}
     for suffix, short in suffixes.items():
         path = Path(config["data_dir"]) / spec.folder / f"test{suffix}.tsv"

@@ -1,15 +1,23 @@
-"""What several test files need: real data, real weights, and a model small enough to reason on."""
+"""What several test files need: real data, real weights, and models small enough to reason on."""
 
 import importlib.util
+import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from bert import Bert, BertConfig
 from data import Batch
 from leebert import MultiExitBert
+
+ROOT = Path(__file__).parent.parent
+WORDS = "good bad fine poor the film was and not very".split()
 
 
 @pytest.fixture(scope="session")
@@ -34,16 +42,10 @@ def tiny_model(layers=3, dropout=0.0, num_classes=3, dtype=torch.float64, seed=0
     """A multi-exit BERT with odd sizes, in float64; weights so large that the exits disagree."""
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=37,
-        hidden_size=10,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=13,
-        max_position_embeddings=11,
-        initializer_range=std,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
+        vocab_size=37, hidden_size=10, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=13, max_position_embeddings=11, initializer_range=std,
+        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+    )  # fmt: skip
     return MultiExitBert(Bert(config), num_classes).to(dtype)
 
 
@@ -57,3 +59,80 @@ def random_batch(B=5, T=7, num_classes=3, vocab_size=37, seed=0):
     types = torch.randint(0, 2, (B, T), generator=generator) * mask
     labels = torch.randint(0, num_classes, (B,), generator=generator)
     return Batch(ids, types, mask, labels)
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory):
+    """A tiny SST-2 and STS-B in GLUE's format and a tiny checkpoint of transformers' making."""
+    transformers = pytest.importorskip("transformers")
+    folder, rng = tmp_path_factory.mktemp("work"), np.random.default_rng(0)
+    for name, N in (("train", 60), ("dev", 30)):
+        rows = ["sentence\tlabel"]
+        for label in rng.integers(2, size=N):
+            words = " ".join(rng.choice(WORDS[4:], rng.integers(2, 9)))
+            rows.append(f"{words} {WORDS[1 - label + 2 * rng.integers(2)]} \t{label}")
+        write(folder / "SST-2" / f"{name}.tsv", "\n".join(rows) + "\n")
+        rows = ["sentence1\tsentence2\tscore"]
+        for a, b in rng.choice(WORDS, (N, 2, 3)):
+            rows.append(f"{' '.join(a)}\t{' '.join(b)}\t{5 * np.mean(a == b):.3f}")
+        write(folder / "STS-B" / f"{name}.tsv", "\n".join(rows) + "\n")
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+    config = transformers.BertConfig(
+        vocab_size=len(vocab), hidden_size=12, num_hidden_layers=3, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=32, hidden_dropout_prob=0.4,
+        initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.BertModel(config).save_pretrained(folder / "bert")
+    write(folder / "bert" / "vocab.txt", "\n".join(vocab) + "\n")
+    return folder
+
+
+def flags(**values):
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+
+
+def options(workplace, **more):
+    """The command line of a run of 2 epochs of 8 steps each; half of train is d2."""
+    values = dict(task="sst2", data_dir=workplace, model=workplace / "bert", epochs=2, batch_size=8,
+                  lr=1e-3, max_length=16, log_every=1, device="cpu", d2_fraction=0.5,
+                  omega_every=1) | more  # fmt: skip
+    return flags(**values)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """The main() of a script, in this process, since loading torch takes seconds."""
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def call(main, *args):
+        monkeypatch.setattr(sys, "argv", ["script", *map(str, args)])
+        capsys.readouterr()
+        try:
+            status = main() or 0
+        except SystemExit as ended:
+            status = ended.code
+        return subprocess.CompletedProcess(args, status, *capsys.readouterr())
+
+    yield call
+    for handler in handlers:
+        signal.signal(*handler)
+
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def without_clocks(folder):
+    """A run's result.json without the numbers that measure time."""
+    result = json.loads((folder / "result.json").read_text())
+    del result["seconds"]
+    for row in [*result["sweep"], result["operating_point"] or {}]:
+        row.pop("speedup_wall", None)
+    return result

@@ -3,7 +3,8 @@
     Theta' = Theta - xi grad_Theta L(D1; Theta, Omega)     J = F(D2; Theta') + lambda F(D1; Theta')
 
 A wrong sign, a wrong factor or a wrong detach does not show in training curves. So every form is
-compared, in float64, with something that shares no line with it. The terms of L, which appear here
+compared, in float64, with something that shares no line with it: arithmetic by hand, a finite
+difference of J itself, and one backward pass for each loss term. The terms of L, which appear here
 as given, have tests of their own in test_leebert.py.
 """
 
@@ -17,7 +18,7 @@ from conftest import random_batch, tiny_model
 from torch.nn.functional import cross_entropy, mse_loss
 
 from data import Batch
-from leebert import FORMS, LossWeights, hypergradient, judge_loss, loss_terms, objective
+from leebert import FORMS, LossWeights, hypergradient, loss_terms, objective
 
 every_form = pytest.mark.parametrize("method", FORMS)
 
@@ -46,156 +47,8 @@ def assert_equal(result, expected, method="unrolled"):
     torch.testing.assert_close(list(result), list(expected), atol=atol, rtol=0)
 
 
-def look_ahead(case, xi, tau=1.0):
-    """-> a copy of the model at Theta', by an ordinary backward pass and SGD."""
-    model, weights, d1, _, _ = case
-    ahead = copy.deepcopy(model)
-    objective(*loss_terms(ahead(*d1[:3]), d1.labels, weights.teachers, tau), *weights()).backward()
-    torch.optim.SGD(ahead.parameters(), lr=xi).step()
-    return ahead
-
-
-def judge(model, d2, again, lam):
-    """-> J: F(d2) + lambda F(again), F being the mean over the exits, by torch's own losses."""
-
-    def mean_loss(batch):
-        exits, y = model(*batch[:3]), batch.labels
-        number = exits.shape[-1] == 1
-        return sum(mse_loss(z[:, 0], y) if number else cross_entropy(z, y) for z in exits) / 3
-
-    return mean_loss(d2) + lam * mean_loss(again)
-
-
-def separate_backward_passes(case, xi=0.1, lam=0.7, tau=1.0, xi_of_v=None):
-    """The formula with nothing shared: one backward pass for v, and one for each of the K terms.
-
-    By the chain rule dJ/dw_k = < v, dTheta'/dw_k >, with v = grad J(Theta'). Since L is linear in
-    w, dTheta'/dw_k = -xi grad l_k(Theta). Autograd does the rest, dw/dOmega.
-    """
-    model, weights, d1, d2, again = case
-    ahead = look_ahead(case, xi if xi_of_v is None else xi_of_v, tau)
-    v = torch.autograd.grad(judge(ahead, d2, again, lam), list(ahead.parameters()))
-
-    def dw(term):
-        g = torch.autograd.grad(
-            term, list(model.parameters()), retain_graph=True, materialize_grads=True
-        )
-        return -xi * sum((a * b).sum() for a, b in zip(v, g, strict=True))
-
-    ce, kd = loss_terms(model(*d1[:3]), d1.labels, weights.teachers, tau)
-    dw_ce = torch.stack([dw(term) for term in ce])  # (M,)
-    dw_kd = torch.stack([dw(term) for term in kd.flatten()]).view_as(kd)  # (M, M)
-    return torch.autograd.grad(weights(), list(weights.parameters()), (dw_ce, dw_kd))
-
-
-@every_form
-@pytest.mark.parametrize("teachers, num_classes, tau", [
-    ("none", 3, 1.0), ("last", 3, 1.0), ("later", 3, 1.0), ("all", 3, 1.0), ("all", 3, 2.5),
-    ("later", 1, 1.0),
-])  # fmt: skip
-def test_equals_separate_backward_passes(teachers, num_classes, tau, method):
-    case = problem(teachers, num_classes)
-    assert_equal(ours(case, method, tau=tau), separate_backward_passes(case, tau=tau), method)
-
-
-@every_form
-def test_gradcheck_of_the_whole_map(method):
-    """No formula at all: J at Omega + 1e-5 and at Omega - 1e-5, one entry after the other."""
-    _, weights, _, *judges = case = problem()
-
-    class Judged(torch.autograd.Function):
-        """Omega -> J by an ordinary step; its backward pass says what leebert.py says."""
-
-        @staticmethod
-        def forward(ctx, ce, kd):
-            weights.load_state_dict({"ce": ce, "kd": kd})
-            with torch.enable_grad():
-                ctx.result = ours(case, method, xi=0.3)
-                return judge(look_ahead(case, xi=0.3), *judges, lam=0.7).detach()
-
-        @staticmethod
-        def backward(ctx, upstream):
-            return tuple(upstream * x for x in ctx.result)
-
-    omega = [p.detach().clone().requires_grad_() for p in weights.parameters()]
-    assert torch.autograd.gradcheck(Judged.apply, omega, eps=1e-5, atol=1e-8, rtol=1e-5)
-
-
-@every_form
-def test_v_is_taken_at_the_look_ahead(method):
-    """v(Theta') is not v(Theta): at a large xi the two formulas are clearly different.
-
-    As xi shrinks, Theta' -> Theta, and they become the same.
-    """
-    case = problem()
-    for xi, differs in ((0.5, True), (1e-7, False)):
-        result, at_theta = ours(case, method, xi), separate_backward_passes(case, xi, xi_of_v=0.0)
-        for a, b in zip(result, at_theta, strict=True):
-            assert ((a - b).abs().max() > 0.05 * a.abs().max()) == differs
-
-
-@every_form
-def test_without_a_look_ahead_there_is_no_gradient(method):
-    """F does not contain Omega: exactly zero at xi = 0, and not at xi > 0."""
-    case = problem()
-    assert all((x == 0).all() for x in ours(case, method, xi=0.0))
-    assert all((x != 0).any() for x in ours(case, method, xi=0.1))
-
-
-@every_form
-def test_cross_is_bilevel_on_d2_plus_lambda_times_bilevel_on_again(method):
-    """J is a sum and the gradient is linear; Theta' is made from d1 in all three."""
-    model, weights, d1, d2, again = case = problem()
-    on_d2, on_again = (hypergradient(model, weights, d1, d, 0.1, 0.0, method) for d in (d2, again))
-    expected = [a + 0.7 * b for a, b in zip(on_d2, on_again, strict=True)]
-    assert_equal(ours(case, method, lam=0.7), expected, method)
-    left_out = hypergradient(model, weights, d1, d2, 0.1, 0.7, method)  # the judge gets d1 itself
-    assert_equal(left_out, ours((model, weights, d1, d2, d1), method), method)
-
-
-def test_all_forms_have_the_same_dropout():
-    """`unrolled` passes over D1 once and cannot mix up masks; the others see the masks it sees.
-
-    The next call has other masks: one number is drawn for each call, the seed of its masks.
-    """
-    case, results = problem(dropout=0.3), {}
-    torch.manual_seed(5)
-    torch.randint(2**62, ())
-    after_one_number = torch.get_rng_state()
-    for method in FORMS:
-        torch.manual_seed(5)
-        results[method] = ours(case, method)
-        assert_equal(results[method], results["unrolled"], method)
-        assert torch.equal(torch.get_rng_state(), after_one_number)
-        following = ours(case, method)
-        assert (following[0] - results[method][0]).abs().max() > 1e-3
-
-
-def test_the_judge_has_no_dropout():
-    model, _, _, d2, again = problem(dropout=0.3)
-    J = judge_loss(model, dict(model.named_parameters()), d2, again, 0.7)
-    assert_equal([J], [judge(model.eval(), d2, again, 0.7)])
-
-
-@every_form
-@pytest.mark.parametrize("training", [True, False])
-def test_nothing_of_the_model_changes(training, method):
-    """Parameters, .grad, optimizer state and training mode: the same to the bit."""
-    model, weights, *_ = case = problem(dropout=0.2)
-    parameters = [*model.train(training).parameters(), *weights.parameters()]
-    optimizer = torch.optim.AdamW(parameters)
-    sum(p.square().sum() for p in parameters).backward()
-    optimizer.step()
-
-    def state():
-        moments = [x for s in optimizer.state.values() for x in s.values()]
-        return [*parameters, *(p.grad for p in parameters), *moments]
-
-    before, writes = [x.detach().clone() for x in state()], [x._version for x in state()]
-    ours(case, method)
-    assert [x._version for x in state()] == writes  # nor changed for a while and put back
-    assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
-    assert all(module.training == training for module in model.modules())
+# --------------------------------------------------------------------------------------------------
+# By hand
 
 
 class TwoNumbers(nn.Module):
@@ -237,3 +90,89 @@ def test_by_hand(truth, method):
     case = TwoNumbers(), LossWeights(2).double(), one_example(1), one_example(truth), None
     expected = [torch.tensor(x, dtype=torch.float64) for x in (ce, kd)]
     assert_equal(ours(case, method, xi, lam=0.0), expected, method)
+
+
+@every_form
+def test_without_a_look_ahead_there_is_no_gradient(method):
+    """F does not contain Omega: exactly zero at xi = 0, and not at xi > 0."""
+    case = problem()
+    assert all((x == 0).all() for x in ours(case, method, xi=0.0))
+    assert all((x != 0).any() for x in ours(case, method, xi=0.1))
+
+
+# --------------------------------------------------------------------------------------------------
+# By ordinary training steps
+
+
+def look_ahead(case, xi, tau=1.0):
+    """-> a copy of the model at Theta', by an ordinary backward pass and SGD."""
+    model, weights, d1, _, _ = case
+    ahead = copy.deepcopy(model)
+    objective(*loss_terms(ahead(*d1[:3]), d1.labels, weights.teachers, tau), *weights()).backward()
+    torch.optim.SGD(ahead.parameters(), lr=xi).step()
+    return ahead
+
+
+def judge(model, d2, again, lam):
+    """-> J: F(d2) + lambda F(again), F being the mean over the exits, by torch's own losses."""
+
+    def mean_loss(batch):
+        exits, y = model(*batch[:3]), batch.labels
+        number = exits.shape[-1] == 1
+        return sum(mse_loss(z[:, 0], y) if number else cross_entropy(z, y) for z in exits) / 3
+
+    return mean_loss(d2) + lam * mean_loss(again)
+
+
+@every_form
+def test_gradcheck_of_the_whole_map(method):
+    """No formula at all: J at Omega + 1e-5 and at Omega - 1e-5, one entry after the other."""
+    _, weights, _, *judges = case = problem()
+
+    class Judged(torch.autograd.Function):
+        """Omega -> J by an ordinary step; its backward pass says what leebert.py says."""
+
+        @staticmethod
+        def forward(ctx, ce, kd):
+            weights.load_state_dict({"ce": ce, "kd": kd})
+            with torch.enable_grad():
+                ctx.result = ours(case, method, xi=0.3)
+                return judge(look_ahead(case, xi=0.3), *judges, lam=0.7).detach()
+
+        @staticmethod
+        def backward(ctx, upstream):
+            return tuple(upstream * x for x in ctx.result)
+
+    omega = [p.detach().clone().requires_grad_() for p in weights.parameters()]
+    assert torch.autograd.gradcheck(Judged.apply, omega, eps=1e-5, atol=1e-8, rtol=1e-5)
+
+
+def separate_backward_passes(case, xi, lam, tau):
+    """The formula with nothing shared: one backward pass for v, and one for each of the K terms.
+
+    By the chain rule dJ/dw_k = < v, dTheta'/dw_k >, with v = grad J(Theta'). Since L is linear in
+    w, dTheta'/dw_k = -xi grad l_k(Theta). Autograd does the rest, dw/dOmega.
+    """
+    model, weights, d1, d2, again = case
+    ahead = look_ahead(case, xi, tau)
+    v = torch.autograd.grad(judge(ahead, d2, again, lam), list(ahead.parameters()))
+
+    def dw(term):
+        theta = list(model.parameters())
+        g = torch.autograd.grad(term, theta, retain_graph=True, materialize_grads=True)
+        return -xi * sum((a * b).sum() for a, b in zip(v, g, strict=True))
+
+    ce, kd = loss_terms(model(*d1[:3]), d1.labels, weights.teachers, tau)
+    dw_ce = torch.stack([dw(term) for term in ce])  # (M,)
+    dw_kd = torch.stack([dw(term) for term in kd.flatten()]).view_as(kd)  # (M, M)
+    return torch.autograd.grad(weights(), list(weights.parameters()), (dw_ce, dw_kd))
+
+
+@every_form
+@pytest.mark.parametrize("teachers, num_classes, tau", [
+    ("none", 3, 1.0), ("last", 3, 1.0), ("all", 3, 2.5), ("later", 1, 1.0),
+])  # fmt: skip
+def test_equals_separate_backward_passes(teachers, num_classes, tau, method):
+    case = problem(teachers, num_classes)
+    expected = separate_backward_passes(case, xi=0.1, lam=0.7, tau=tau)
+    assert_equal(ours(case, method, tau=tau), expected, method)

@@ -1,59 +1,45 @@
 """support/predict.py: every row, in the file's order, with the answer of its exit."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
-from test_data import write
+from conftest import write
 
 from bert import Bert, BertConfig
 from data import Task, toy_tokenizer
-from leebert import RULES, MultiExitBert
+from leebert import MultiExitBert, exits_from_logits
 from support import predict, runs
 from support.glue import GLUE
 from support.sentence import load_run
 
-ROOT = Path(__file__).parent.parent
 SENTENCES = [  # of many lengths, so that a batch by length is not the file's order
-    "the plot is great", "although the cast and the plot is dull , the plot is great", "the",
-    "the cast was not great but the music is awful", "dull", "the hero is not dull", "great and",
+    "ann calls it dull .", "bob calls it witty . ann calls it dull . carl disagrees .", "dull .",
+    "gus calls it tedious . ann agrees . fay disagrees .", "ann agrees .",
+    "dora calls it great . emil disagrees .", "hanna calls it",
 ]  # fmt: skip
-SERVER = {
-    "cola": ["CoLA"], "sst2": ["SST-2"], "mrpc": ["MRPC"], "qqp": ["QQP"], "stsb": ["STS-B"],
-    "mnli": ["MNLI-m", "MNLI-mm"], "qnli": ["QNLI"], "rte": ["RTE"], "wnli": ["WNLI"],
-}  # fmt: skip
+SERVER = {name: [spec.folder] for name, spec in GLUE.items()} | {"mnli": ["MNLI-m", "MNLI-mm"]}
 
 
 def make_run(folder, name, pool="cls", **more):
-    """A run with random weights, which disagree from exit to exit, and its task's test files."""
+    """A run with random weights, whose exits disagree, and its task's test files."""
     spec = GLUE[name]
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     sizes = BertConfig(
         vocab_size=toy_tokenizer().get_vocab_size(), hidden_size=12, num_hidden_layers=4,
         num_attention_heads=2, intermediate_size=16, max_position_embeddings=32,
-        initializer_range=0.5,
+        initializer_range=0.7,
     )  # fmt: skip
     model = MultiExitBert(Bert(sizes), len(spec.labels), pool)
-    with torch.no_grad():
-        for exit in model.exits:
-            exit.bias += 2.5 if name == "stsb" else 0
-            exit.weight *= 2.0
-    folder.mkdir(parents=True)
+    for exit in model.exits:
+        exit.bias.data += 2.5 if name == "stsb" else 0
+    folder.mkdir()
     runs.save(model, folder / "model.safetensors")
     toy_tokenizer().save(str(folder / "tokenizer.json"))
-    facts = {
-        "bert": asdict(sizes),
-        "labels": spec.labels,
-        "task": name,
-        "max_length": 32,
-        "pool": pool,
-    }
-    facts["data_dir"] = str(folder / "glue")
-    write(folder / "config.json", json.dumps(facts | more))
+    facts = {"bert": asdict(sizes), "labels": spec.labels, "task": name, "max_length": 32}
+    facts |= {"pool": pool, "data_dir": str(folder / "glue")} | more
+    write(folder / "config.json", json.dumps(facts))
     lines = ["\t".join(["index", *spec.texts])]
     lines += ["\t".join([str(i), *[s] * len(spec.texts)]) for i, s in enumerate(SENTENCES)]
     for suffix in ("_matched", "_mismatched") if name == "mnli" else ("",):
@@ -62,10 +48,14 @@ def make_run(folder, name, pool="cls", **more):
     return folder
 
 
-def table(path):
+def column(path, name):
+    """The second column of a file for the server; the first is 0, 1, 2, ..."""
     content = path.read_bytes().decode()
     assert content.endswith("\n") and "\r" not in content
-    return [line.split("\t") for line in content.split("\n")[:-1]]
+    header, *rows = [line.split("\t") for line in content.split("\n")[:-1]]
+    assert header == ["index", name]
+    assert [int(row[0]) for row in rows] == list(range(len(rows)))
+    return [row[1] for row in rows]
 
 
 @pytest.mark.parametrize("task, pool", [*((task, "cls") for task in GLUE), ("mnli", "mean")])
@@ -74,117 +64,74 @@ def test_every_row_in_its_place(tmp_path, task, pool):
     folder = make_run(tmp_path / "run", task, pool)
     paths = predict.predict(folder, "patience", 1)
     names = [f"{name}{kind}.tsv" for name in SERVER[task] for kind in ("", "-exits")]
-    assert [path.name for path in paths] == names and all(path.parent == folder for path in paths)
+    assert paths == [folder / name for name in names]
     model, tokenizer, _ = load_run(folder, MultiExitBert)
-    assert model.pool == pool
-    pairs, seen = len(GLUE[task].texts) == 2, set()
+    encodings = [tokenizer.encode(*[s] * len(GLUE[task].texts)) for s in SENTENCES]
+    with torch.no_grad():
+        logits = [model(torch.tensor([e.ids]), torch.tensor([e.type_ids])) for e in encodings]
+    predictions, layers = exits_from_logits(torch.cat(logits, dim=1), "patience", 1)
+    assert len(set(layers.tolist())) > 1
     for number, name in enumerate(SERVER[task]):
-        answers, exits = table(folder / f"{name}.tsv"), table(folder / f"{name}-exits.tsv")
-        assert answers.pop(0) == ["index", "prediction"] and exits.pop(0) == ["index", "exit"]
-        assert len(answers) == len(exits) == len(SENTENCES) - number
-        for i, ((place, word), (same, m)) in enumerate(zip(answers, exits, strict=True)):
-            assert place == same == str(i)
-            encoding = tokenizer.encode(*[SENTENCES[i]] * (1 + pairs))
-            with torch.no_grad():
-                logits = model(torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids]))
-            left = [k for k in (1, 2, 3) if RULES["patience"](logits[:k], 1).item()] or [4]
-            z = logits[int(m) - 1, 0]
-            assert int(m) == left[0]
-            if task == "stsb":
-                assert float(word) == pytest.approx(min(max(z.item(), 0), 5), abs=6e-4)
-            else:
-                assert word == GLUE[task].labels[int(z.argmax())]
-            seen.add(m)
-    assert len(seen) > 1
-
-
-def test_scores_are_clipped(tmp_path):
-    folder = make_run(tmp_path / "run", "stsb")
-    predict.predict(folder, "patience", 4)
-    scores = [float(x) for _, x in table(folder / "STS-B.tsv")[1:]]
-    assert 0 in scores or 5 in scores
-    assert any(0 < x < 5 for x in scores) and all(0 <= x <= 5 for x in scores)
+        N = len(SENTENCES) - number
+        exits = column(folder / f"{name}-exits.tsv", "exit")
+        assert exits == [str(m) for m in layers[:N].tolist()]
+        words = column(folder / f"{name}.tsv", "prediction")
+        if task == "stsb":  # clipped to the scale, and some of these are outside
+            assert predictions.max() > 5 or predictions.min() < 0
+            expected = predictions.clamp(0, 5).tolist()
+            assert [float(x) for x in words] == pytest.approx(expected, abs=6e-4)
+        else:
+            assert words == [GLUE[task].labels[x] for x in predictions[:N].tolist()]
 
 
 @pytest.mark.parametrize("point, rule", [
     ({"rule": "entropy", "threshold": 0.5}, ("entropy", 0.5)), (None, ("patience", 4)),
 ])  # fmt: skip
-def test_the_operating_point_is_the_default(tmp_path, point, rule):
+def test_the_operating_point_is_the_default(tmp_path, call, point, rule):
     """Without one: full depth."""
-    folder = make_run(tmp_path / "run", "rte")
+    folder = make_run(tmp_path / "a run", "rte")
     write(folder / "result.json", json.dumps({"operating_point": point}))
     first = [path.read_bytes() for path in predict.predict(folder)]
-    assert first == [path.read_bytes() for path in predict.predict(folder, *rule)]
-    exits = {m for _, m in table(folder / "RTE-exits.tsv")[1:]}
-    assert exits == {"4"} if point is None else len(exits) > 1
-
-
-def files(folder):
-    return sorted(str(path) for path in folder.rglob("*"))
+    done = call(predict.main, folder, *rule)
+    assert first == [(folder / name).read_bytes() for name in ("RTE.tsv", "RTE-exits.tsv")]
+    exits = [int(m) for m in column(folder / "RTE-exits.tsv", "exit")]
+    assert set(exits) == {4} if point is None else len(set(exits)) > 1
+    words = f"test.tsv: 7 examples, {rule[0]} {rule[1]}, mean exit {sum(exits) / 7:.2f} of 4"
+    assert words in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("task, change, argv, message", [
-    ("rte", {"task": "toy"}, [], "trained on toy, and GLUE's server has no such task"),
     ("rte", {"task": "own"}, [], "trained on own, and GLUE's server has no such task"),
     ("rte", {}, [], "result.json: no rule and threshold to take from it"),
-    ("rte", {}, ["mood", "1"], "rule must be one of entropy, confidence, patience, not 'mood'"),
+    ("rte", {"result": "{}"}, [], "result.json: no rule and threshold to take from it"),
+    ("rte", {}, ["mood", "1"], "patience, always, not 'mood'"),
     ("rte", {}, ["entropy", "low"], "the threshold of entropy must be a number, not 'low'"),
     ("rte", {}, ["patience", "nan"], "the threshold of patience must be a whole number, not 'nan'"),
     ("rte", {}, ["patience", "1.5"], "the threshold of patience must be a whole number"),
     ("rte", {}, ["patience"], "usage: python -m support.predict RUN_DIR [RULE THRESHOLD]"),
-    ("rte", {"data_dir": "nowhere"}, ["patience", "1"], "nowhere/RTE/test.tsv"),
+    ("rte", {"data_dir": "nowhere"}, ["patience", "1"], "test.tsv"),
     ("stsb", {}, ["entropy", "0.1"], "rule entropy needs the probabilities of classes"),
+    ("qqp", {"broken": "7\tbroken\n"}, ["patience", "1"], "test.tsv:9: 2 columns where 3 belong"),
 ])  # fmt: skip
-def test_what_cannot_be_predicted_is_one_line(
-    tmp_path, monkeypatch, capsys, task, change, argv, message
-):
+def test_what_cannot_be_predicted_is_one_line(tmp_path, call, task, change, argv, message):
+    """A broken line of QQP's train is skipped, but the server counts those of test."""
     folder = make_run(tmp_path / "run", task, **change)
-    before = files(folder)
-    monkeypatch.setattr(sys, "argv", ["predict.py", str(folder), *argv])
-    with pytest.raises(SystemExit) as stopped:
-        predict.main()
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and message in error and error.count("\n") == 1
-    assert files(folder) == before
-
-
-def test_a_result_of_something_else_is_named(tmp_path):
-    folder = make_run(tmp_path / "run", "rte")
-    for content in ("{", "{}", "[]"):
-        write(folder / "result.json", content)
-        with pytest.raises(ValueError, match="result.json: no rule and threshold"):
-            predict.predict(folder)
+    if "result" in change:
+        write(folder / "result.json", change["result"])
+    with open(folder / "glue" / GLUE[task].folder / "test.tsv", "a") as file:
+        file.write(change.get("broken", ""))
+    done = call(predict.main, folder, *argv)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not list(folder.glob("*.tsv"))
 
 
 def test_half_of_mnli_is_nothing(tmp_path):
     """Neither here nor before a training that is to be followed by it."""
     folder = make_run(tmp_path / "run", "mnli")
     (folder / "glue" / "MNLI" / "test_mismatched.tsv").unlink()
-    before = files(folder)
     with pytest.raises(OSError, match="test_mismatched.tsv"):
         predict.predict(folder, "patience", 1)
-    assert files(folder) == before
+    assert not list(folder.glob("*.tsv"))
     half = Task("mnli", [], [], [0], GLUE["mnli"].labels, ("acc",), dev_mismatched=[0])
     with pytest.raises(ValueError, match="--predict: no test file of mnli in data"):
         predict.check_tests(half, "data")
-
-
-def test_a_broken_line_of_test_is_never_skipped(tmp_path):
-    """In QQP's train they are: there the rows are not counted by a server."""
-    folder = make_run(tmp_path / "run", "qqp")
-    path = folder / "glue" / "QQP" / "test.tsv"
-    path.write_text(path.read_text() + "7\tbroken\n")
-    with pytest.raises(ValueError, match="test.tsv:9: 2 columns where 3 belong"):
-        predict.predict(folder, "patience", 1)
-
-
-def test_the_real_command(tmp_path):
-    folder = make_run(tmp_path / "a run", "rte")
-    done = subprocess.run(
-        [sys.executable, "-m", "support.predict", str(folder), "confidence", "0.9"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    exits = [int(m) for _, m in table(folder / "RTE-exits.tsv")[1:]]
-    mean = sum(exits) / len(exits)
-    assert f"test.tsv: 7 examples, confidence 0.9, mean exit {mean:.2f} of 4" in done.stdout

@@ -9,12 +9,13 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from test_train import call, options, options_of, without_clocks, workplace  # noqa: F401
+from conftest import options, read_log, without_clocks
 
 import data
 import train
@@ -25,22 +26,25 @@ from train import parse
 SIGNALS = [getattr(signal, f"SIG{name}") for name in ("KILL", "INT", "TERM") if os.name != "nt"]
 
 
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    monkeypatch.setattr(train.picture, "draw", str)
+
+
 def leave(folder):
     """All that a finished run leaves and that no clock has touched."""
-    result = without_clocks(json.loads((folder / "result.json").read_text()))
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    log = read_log(folder)
     for row in log:
         assert row.pop("seconds") >= 0 and row.pop("tokens_per_second") > 0
-    weights = (folder / "model.safetensors").read_bytes()
-    names = {path.name for path in folder.iterdir()} - {"report.png"}
-    return result, log, weights, names, (folder / "tokenizer.json").read_bytes()
+    contents = [(folder / name).read_bytes() for name in ("model.safetensors", "tokenizer.json")]
+    return without_clocks(folder), log, contents, {path.name for path in folder.iterdir()}
 
 
 def life(argv):
     """What a process does that was forked from one which has loaded torch already."""
     sys.stdout = open(os.devnull, "w")
     torch.set_num_threads(1)
-    sys.argv, train.draw = ["train.py", *argv], lambda folder: folder
+    sys.argv, train.picture.draw = ["train.py", *argv], str
     train.CHECKPOINT_INTERVAL = 0.1  # the first one after so many seconds, then nearly every step
     train.main()
 
@@ -58,63 +62,48 @@ def wait_for_lines(process, folder, count):
 @pytest.mark.slow
 @pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
 @pytest.mark.parametrize("seed, more", [
-    (0, dict(epochs=9)),
-    (1, dict(epochs=9, redraw=None, omega_every=3, hypergradient="difference")),
-    (2, dict(epochs=12, optimize="single", log_every=7)),
+    (0, ["--epochs=9"]),
+    (1, ["--epochs=9", "--redraw", "--omega-every=3", "--hypergradient=difference"]),
+    (2, ["--epochs=12", "--optimize=single", "--log-every=7"]),
 ])  # fmt: skip
-def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(
-    workplace, tmp_path, seed, more  # noqa: F811
-):  # fmt: skip
+def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(workplace, tmp_path, seed, more):
     """Seven interruptions of one run, by SIGKILL, SIGINT and SIGTERM, at random moments.
 
     Checkpoints take much of the time, so that many are hit while they are being written.
     """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["train", "test_resume"])
-    argv = [*options(workplace), *(o.removesuffix("=None") for o in options_of(more))]
-    rng, ends, moments, folder = random.Random(seed), [], set(), tmp_path / "killed"
+    rng, moments, folder = random.Random(seed), set(), tmp_path / "killed"
 
     def start(out):
         how = f"--resume={out}" if (out / "config.json").exists() else f"--out={out}"
-        process = processes.Process(target=life, args=([*argv, how],))
+        process = processes.Process(target=life, args=([*options(workplace), *more, how],))
         process.start()
         return process
 
-    for name in ("warm", "whole"):  # the first one waits for the server of processes
-        begun, process = time.perf_counter(), start(tmp_path / name)
-        wait_for_lines(process, tmp_path / name, 1)
-        loading = time.perf_counter() - begun
-        process.join()
-        assert process.exitcode == 0
-    lines = len((tmp_path / "whole" / "log.jsonl").read_text().splitlines())
-    seconds = json.loads((tmp_path / "whole" / "result.json").read_text())["seconds"]
-    while len(ends) < 7:
+    process = start(tmp_path / "whole")
+    process.join()
+    assert process.exitcode == 0
+    lines = len(read_log(tmp_path / "whole"))
+    for _ in range(7):
         process = start(folder)
-        if rng.random() < 0.25:
-            time.sleep(loading * rng.random())
-        else:  # an eighth of the run at most, and a part of a step
+        if rng.random() < 0.75:  # an eighth of the run at most; otherwise while it is loading
             wait_for_lines(process, folder, rng.randint(1, lines // 8))
-            time.sleep(seconds / lines * rng.random())
+        time.sleep(0.02 * rng.random())  # a part of a step
         number = rng.choice(SIGNALS)
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, number)
         process.join()
-        if process.exitcode == 0:  # this test was slept over; once more from the start
-            shutil.rmtree(folder)
-            ends, moments = [], set()
-            continue
-        ends.append(process.exitcode)
-        # Before main() has begun, Python answers a signal in its own way.
+        # Before main() has begun, Python answers a signal in its own way. 0: it had just ended.
         before = 1 if number == signal.SIGINT else -number
-        assert process.exitcode in (128 + number, before, -number)
+        assert process.exitcode in (128 + number, before, -number, 0)
         if (folder / CHECKPOINT).exists():
             moments.add(torch.load(folder / CHECKPOINT, weights_only=True)["counts"][0])
     assert len(moments) > 2
     process = start(folder)
     process.join()
     assert process.exitcode == 0
-    expected = leave(tmp_path / "whole")
-    for one, other in zip(leave(folder), expected, strict=True):
+    for one, other in zip(leave(folder), leave(tmp_path / "whole"), strict=True):
         assert one == other
 
 
@@ -133,23 +122,30 @@ def run_until(step, argv, monkeypatch):
     monkeypatch.setattr(train, "training_step", original)
 
 
+@pytest.fixture(scope="module")
+def two_runs(workplace, tmp_path_factory):
+    """A finished run, and the same one killed in step 13 of 16, after a checkpoint."""
+    folder = tmp_path_factory.mktemp("halfway")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(train, "CHECKPOINT_INTERVAL", 0)  # a checkpoint at every step
+        monkeypatch.setattr(train.picture, "draw", str)
+        train.run(parse(options(workplace, out=folder / "whole")))
+        run_until(13, options(workplace, out=folder / "run"), monkeypatch)
+    return folder
+
+
 @pytest.fixture
-def halfway(workplace, tmp_path, monkeypatch):  # noqa: F811
-    """Two folders: a finished run, and the same one killed in step 13 of 16, after a checkpoint."""
-    monkeypatch.setattr(train, "CHECKPOINT_INTERVAL", 0)  # a checkpoint at every step
-    monkeypatch.setattr(train, "draw", lambda folder: folder)
-    train.run(parse(options(workplace, out=tmp_path / "whole")))
-    run_until(13, options(workplace, out=tmp_path / "run"), monkeypatch)
-    return tmp_path / "whole", tmp_path / "run"
+def halfway(two_runs, tmp_path):
+    """-> folder of the finished run, folder of a copy of the other."""
+    return two_runs / "whole", Path(shutil.copytree(two_runs / "run", tmp_path / "run"))
 
 
-def test_the_log_goes_on_where_the_checkpoint_was(workplace, tmp_path, monkeypatch):  # noqa: F811
+def test_the_log_continues_where_the_checkpoint_was(workplace, tmp_path, monkeypatch):
     """A checkpoint in every step, a line in every seventh, three lives, and what a kill left."""
     monkeypatch.setattr(train, "CHECKPOINT_INTERVAL", 0)
-    monkeypatch.setattr(train, "draw", lambda folder: folder)
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    train.run(parse(options(workplace, out=whole, log_every=7)))
-    run_until(10, options(workplace, out=folder, log_every=7), monkeypatch)
+    train.run(parse(options(workplace, out=whole, log_every=7, omega_every=2)))
+    run_until(10, options(workplace, out=folder, log_every=7, omega_every=2), monkeypatch)
     (folder / "partial").write_bytes(b"half a checkpoint")
     with open(folder / "log.jsonl", "a") as log:
         log.write('{"step": 14, "ce"')
@@ -158,19 +154,31 @@ def test_the_log_goes_on_where_the_checkpoint_was(workplace, tmp_path, monkeypat
     assert leave(folder) == leave(whole)
 
 
+def test_a_log_that_was_there_before_counts_for_nothing(halfway, workplace, tmp_path, monkeypatch):
+    """Of a run whose config.json is gone. A kill before the first checkpoint, but after lines."""
+    monkeypatch.setattr(train, "CHECKPOINT_INTERVAL", 10**9)
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "log.jsonl").write_text("{}\n" * 1000)
+    (folder / CHECKPOINT).write_bytes(b"of that run")
+    run_until(5, options(workplace, out=folder), monkeypatch)
+    train.run(parse([f"--resume={folder}"]))
+    assert leave(folder) == leave(halfway[0])
+
+
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("damage", ["cut", "bit", "garbage", "empty"])
-def test_a_damaged_checkpoint_is_one_line_and_nothing_is_touched(halfway, call, damage):  # noqa: F811
+@pytest.mark.parametrize("damage", ["bit", "cut", "garbage", "empty"])
+def test_a_damaged_checkpoint_is_one_line_and_nothing_is_touched(halfway, call, damage):
     """It says what to do; whoever does it gets the whole run."""
     whole, folder = halfway
-    data = bytearray((folder / CHECKPOINT).read_bytes())
+    saved = bytearray((folder / CHECKPOINT).read_bytes())
     weights = torch.load(folder / CHECKPOINT, weights_only=True)["model"]["exits.0.weight"]
-    data[data.index(weights.numpy().tobytes())] ^= 1  # what lies between the records is padding
-    broken = {"cut": data[:-1], "bit": data, "garbage": os.urandom(999), "empty": b""}[damage]
-    (folder / CHECKPOINT).write_bytes(broken)
+    saved[saved.index(weights.numpy().tobytes())] ^= 1  # between the records is only padding
+    broken = {"bit": saved, "cut": saved[:-1], "garbage": os.urandom(999), "empty": b""}
+    (folder / CHECKPOINT).write_bytes(broken[damage])
     before = contents(folder)
     done = call(train.main, f"--resume={folder}")
     last = done.stderr.splitlines()[-1]
@@ -182,51 +190,35 @@ def test_a_damaged_checkpoint_is_one_line_and_nothing_is_touched(halfway, call, 
     assert leave(folder) == leave(whole)
 
 
-def test_a_log_that_was_there_before_counts_for_nothing(workplace, tmp_path, monkeypatch):  # noqa: F811
-    """Of a run whose config.json is gone. A checkpoint before the first line, lines, a kill."""
-    monkeypatch.setattr(train, "CHECKPOINT_INTERVAL", 10**9)
-    monkeypatch.setattr(train, "draw", lambda folder: folder)
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    train.run(parse(options(workplace, out=whole, log_every=2)))
-    folder.mkdir()
-    (folder / "log.jsonl").write_text("{}\n" * 1000)
-    run_until(5, options(workplace, out=folder, log_every=2), monkeypatch)
-    train.run(parse([f"--resume={folder}"]))
-    assert leave(folder) == leave(whole)
-
-
-def test_a_finished_run_is_not_touched(halfway, call):  # noqa: F811
+def test_a_finished_run_is_not_touched(halfway, call):
     whole, _ = halfway
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in whole.iterdir()}
+    before = contents(whole)
     done = call(train.main, f"--resume={whole}")
     assert (done.returncode, done.stdout) == (0, f"{whole} is finished; nothing to do\n")
-    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in whole.iterdir()}
-    assert before == after
+    assert contents(whole) == before
 
 
-def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, tmp_path):  # noqa: F811
+def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, tmp_path):
     folder = halfway[1]
-    train.parse([f"--resume={folder}", "--lr=1e-3", "--seed=0"])  # the same: no objection
-    for option, was in (("--lr=2.0", "0.001"), ("--seed=1", "0"), ("--redraw", "False")):
-        name = option.partition("=")[0]
-        with pytest.raises(ValueError, match=f"^{name} .*: this run started with {was}; cannot"):
-            parse([f"--resume={folder}", option])
-    with pytest.raises(ValueError, match="no run to resume"):
-        parse([f"--resume={tmp_path / 'nowhere'}"])
-    with pytest.raises(ValueError, match="holds a run; continue it with --resume"):
-        train.run(parse(options(workplace, out=folder)))
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "train_data": "0" * 16}))
-    with pytest.raises(ValueError, match="train_data has changed since this run started"):
-        train.run(parse([f"--resume={folder}"]))
-    path.write_text("{")
-    with pytest.raises(ValueError, match="not the settings of a run"):
-        parse([f"--resume={folder}"])
+    path, resume = folder / "config.json", f"--resume={folder}"
+    stored = path.read_text()
+    parse([resume, "--lr=1e-3", "--seed=0"])  # the same: no objection
+    for config, argv, message in (
+        (stored, [resume, "--lr=2.0"], "^--lr 2.0: this run started with 0.001; cannot"),
+        (stored, [resume, "--seed=1"], "^--seed 1: this run started with 0; cannot"),
+        (stored, [resume, "--redraw"], "^--redraw True: this run started with False; cannot"),
+        (stored, [f"--resume={tmp_path / 'nowhere'}"], "no run to resume"),
+        (stored, options(workplace, out=folder), "holds a run; continue it with --resume"),
+        (json.dumps(json.loads(stored) | {"train_data": "0"}), [resume], "train_data has changed"),
+        ("{", [resume], "not the settings of a run"),
+    ):
+        path.write_text(config)
+        with pytest.raises(ValueError, match=message):
+            train.run(parse(argv))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no limits on this system")
-def test_a_full_disk_stops_the_run_and_loses_nothing(halfway, workplace, tmp_path, call):  # noqa: F811
+def test_a_full_disk_stops_the_run_and_loses_nothing(halfway, workplace, tmp_path, call):
     """Files that may not grow beyond 4 kB: the tiny checkpoint has 100."""
     import resource
 
@@ -250,7 +242,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(halfway, workplace, tmp_pat
 
 @pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
 @pytest.mark.parametrize("number", SIGNALS[1:])
-def test_an_interruption_says_how_to_continue(workplace, tmp_path, monkeypatch, call, number):  # noqa: F811
+def test_an_interruption_says_how_to_continue(workplace, tmp_path, monkeypatch, call, number):
     out = tmp_path / "my run"
     monkeypatch.setattr(train, "training_step", lambda *a, **k: signal.raise_signal(number))
     done = call(train.main, *options(workplace, out=out))
@@ -258,7 +250,7 @@ def test_an_interruption_says_how_to_continue(workplace, tmp_path, monkeypatch, 
     assert done.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
 
 
-def test_an_interruption_by_pythons_own_handler_has_no_number(monkeypatch, call):  # noqa: F811
+def test_an_interruption_by_pythons_own_handler_has_no_number(monkeypatch, call):
     """A Ctrl-C that was on its way before main() had set its handlers."""
     monkeypatch.setattr(train, "run", Mock(side_effect=KeyboardInterrupt))
     done = call(train.main)
@@ -266,7 +258,7 @@ def test_an_interruption_by_pythons_own_handler_has_no_number(monkeypatch, call)
 
 
 def test_a_stream_is_a_function_of_its_position():
-    """Whoever enters in the middle sees what he would have seen, and every pass sees all."""
+    """Started in the middle, it gives what it would have given, and every pass holds all."""
     lengths = np.random.default_rng(0).integers(3, 9, 50)
     encoded = Encoded([[i] * n for i, n in enumerate(lengths)], [[0] * n for n in lengths],
                       lengths, np.arange(50), 0)  # fmt: skip
@@ -279,7 +271,6 @@ def test_a_stream_is_a_function_of_its_position():
     all = labels(0, 28)
     assert all[11:] == labels(11, 17)
     assert all not in (labels(0, 28, "d2"), labels(0, 28, "again"))
-    passes = [sum(all[i : i + 7], []) for i in range(0, 28, 7)]
     assert all[:7] != all[7:14]
-    for one in passes:
-        assert sorted(one) == indices.tolist()
+    for i in range(0, 28, 7):
+        assert sorted(sum(all[i : i + 7], [])) == indices.tolist()
