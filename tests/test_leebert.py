@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from conftest import random_batch, tiny_model
 from test_hypergradient import assert_equal, every_form, ours, problem
 from torch.distributions import Categorical, kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import leebert
 from data import Batch
@@ -350,6 +351,35 @@ def test_who_has_left_is_not_computed():
     _, layers = early_exit(model, batch, "entropy", 0.6)
     assert seen == [int((layers >= m).sum()) for m in range(1, len(seen) + 1)]
     assert 0 < seen[-1] < 23
+
+
+class Waits(TorchDispatchMode):
+    """Counts what the host would wait for on a GPU: a number or indices read back, a copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "_to_copy", "index_put_"):
+            reads_a_mask = name != "index_put_" or args[1][0].dtype == torch.bool
+            moves = name != "_to_copy" or "device" in (kwargs or {})
+            self.seen += [name] * (reads_a_mask and moves)
+        return function(*args, **kwargs or {})
+
+
+def test_the_host_waits_once_a_step_and_twice_a_layer():
+    """Is the gradient finite? And: who leaves, who stays? (Adam counts its steps on the CPU.)"""
+    model, weights, d1, d2, again = problem()
+    theta, omega = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model, weights))
+    with Waits() as step:
+        training_step(model, weights, theta, omega, d1, d2, again, optimize="cross", step_size=0.1)
+    assert step.seen.count("_local_scalar_dense") == len(step.seen) <= 2, step.seen
+    model.eval()
+    with Waits() as leaving:
+        early_exit(model, d1, "confidence", 0.4)
+    assert set(leaving.seen) <= {"nonzero"} and len(leaving.seen) <= 2 * 3, leaving.seen
 
 
 @pytest.mark.parametrize("call, message", [
