@@ -19,7 +19,6 @@ import evidence  # noqa: E402
 from evidence import RULES, TASKS, listed, load, mean_and_half, paired  # noqa: E402
 
 from support.command import command  # noqa: E402
-from support.picture import LONG  # noqa: E402
 
 STYLES = {  # name: colour, marker, line; apart without colour too
     "plain": ("0.5", "P", ":"),
@@ -57,7 +56,7 @@ def exits_figure(folder):
             exits = np.array([evidence.exits_of(run) for run in runs])  # (runs, M)
             std = exits.std(axis=0, ddof=1) if len(runs) > 1 else 0
             line(axes, name, np.arange(1, exits.shape[1] + 1), exits.mean(axis=0), std)
-        title = f"{task}: {LONG[runs[0]['metric']]} on dev"
+        title = f"{task}: {runs[0]['metric']} on dev"
         axes.set(title=title, xlabel="exit after layer", xticks=range(1, exits.shape[1] + 1))
     panels[0, 0].legend()
     return figure

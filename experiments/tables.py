@@ -48,12 +48,11 @@ def seeds():
     _, kd = weights_of(runs)  # (runs, M, M)
     teachers = kd.sum(axis=1) / (kd.shape[1] - 1)  # (runs, M): the mean over their students
     return (
-        f"Over {len(runs)} seeds, mean and standard deviation: accuracy of the first exit "
-        f"{spread(first)} %, of the last {spread(last)} % (lowest {percent(min(last))}). Leaving "
-        f"early, level 4 goes {spread(depth, scale=1)} layers deeper than level 1, and accuracy is "
-        f"{spread(over)} points above the best random mix of fixed exits. As a teacher, exit 1 "
-        f"ends with a weight of {spread(teachers[:, 0], scale=1, digits=2)}, the others with "
-        f"{spread(teachers[:, 1:].mean(axis=1), scale=1, digits=2)}."
+        f"Over {len(runs)} seeds: first exit {spread(first)} %, last exit {spread(last)} % (lowest "
+        f"{percent(min(last))}). Leaving early, level 4 goes {spread(depth, 1)} layers deeper "
+        f"than level 1, and accuracy is {spread(over)} points above the best random mix of fixed "
+        f"exits. As a teacher, exit 1 ends with weight {spread(teachers[:, 0], 1, 2)}, the others "
+        f"with {spread(teachers[:, 1:].mean(axis=1), 1, 2)}."
     )
 
 
@@ -123,8 +122,9 @@ def every_table():
         runs = load("toy", "cross" if n == EVERY else f"omega-every-{n}")
         ratio = measured("every")[f"every {n}"]["ratio"]
         ce = [run["weights"]["ce"] for run in runs]
-        cells = [f"{spread(list(map(last_exit, runs)))} (n = {len(runs)})", f"{np.mean(ce):.2f}"]
-        rows.append([n, f"{ratio:.2f}", *(cells if runs else ("", ""))])
+        last = f"{spread(list(map(last_exit, runs)))} (n = {len(runs)})"
+        cells = [last, f"{np.mean(ce):.2f}"] if runs else ["", ""]
+        rows.append([n, f"{ratio:.2f}", *cells])
     return table(["n", "step of cross", "toy, last exit", "mean weight of a cross-entropy"], rows)
 
 
