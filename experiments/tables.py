@@ -48,11 +48,11 @@ def seeds():
     _, kd = weights_of(runs)  # (runs, M, M)
     teachers = kd.sum(axis=1) / (kd.shape[1] - 1)  # (runs, M): the mean over their students
     return (
-        f"Over {len(runs)} seeds: first exit {spread(first)} %, last exit {spread(last)} % (lowest "
-        f"{percent(min(last))}). Leaving early, level 4 goes {spread(depth, 1)} layers deeper "
-        f"than level 1, and accuracy is {spread(over)} points above the best random mix of fixed "
-        f"exits. As a teacher, exit 1 ends with weight {spread(teachers[:, 0], 1, 2)}, the others "
-        f"with {spread(teachers[:, 1:].mean(axis=1), 1, 2)}."
+        f"Over {len(runs)} seeds, accuracy: first exit {spread(first)} %, last exit {spread(last)} "
+        f"% (lowest {percent(min(last))}). Leaving early, level 4 goes {spread(depth, 1)} layers "
+        f"deeper than level 1, and accuracy is {spread(over)} points above the best random mix "
+        f"of fixed exits. As a teacher, exit 1 ends with weight {spread(teachers[:, 0], 1, 2)}, the "
+        f"others with {spread(teachers[:, 1:].mean(axis=1), 1, 2)}."
     )
 
 
