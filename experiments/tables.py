@@ -51,8 +51,8 @@ def seeds():
         f"Over {len(runs)} seeds, accuracy: first exit {spread(first)} %, last exit {spread(last)} "
         f"% (lowest {percent(min(last))}). Leaving early, level 4 goes {spread(depth, 1)} layers "
         f"deeper than level 1, and accuracy is {spread(over)} points above the best random mix "
-        f"of fixed exits. As a teacher, exit 1 ends with weight {spread(teachers[:, 0], 1, 2)}, the "
-        f"others with {spread(teachers[:, 1:].mean(axis=1), 1, 2)}."
+        f"of fixed exits. As a teacher, exit 1 ends with weight {spread(teachers[:, 0], 1, 2)}, "
+        f"the others with {spread(teachers[:, 1:].mean(axis=1), 1, 2)}."
     )
 
 

@@ -45,7 +45,7 @@ def life(argv):
     sys.stdout = open(os.devnull, "w")
     torch.set_num_threads(1)
     sys.argv, train.picture.draw = ["train.py", *argv], str
-    train.CHECKPOINT_INTERVAL = 0.1  # the first one after so many seconds, then nearly every step
+    train.CHECKPOINT_INTERVAL = 0.01  # the first one after so many seconds, then nearly every step
     train.main()
 
 
