@@ -16,6 +16,8 @@ from bert import Bert, BertConfig
 from data import Batch
 from leebert import MultiExitBert
 
+torch.set_num_threads(1)  # runs in this process are compared bit by bit
+
 ROOT = Path(__file__).parent.parent
 WORDS = "good bad fine poor the film was and not very".split()
 

@@ -87,8 +87,8 @@ def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(workplace, tmp_path
     lines = len(read_log(tmp_path / "whole"))
     for _ in range(7):
         process = start(folder)
-        if rng.random() < 0.75:  # an eighth of the run at most; otherwise while it is loading
-            wait_for_lines(process, folder, rng.randint(1, lines // 8))
+        if rng.random() < 0.75:  # a fifth of the run at most; otherwise while it is loading
+            wait_for_lines(process, folder, rng.randint(2, max(2, lines // 5)))
         time.sleep(0.02 * rng.random())  # a part of a step
         number = rng.choice(SIGNALS)
         with contextlib.suppress(ProcessLookupError):
