@@ -16,7 +16,9 @@ from bert import Bert, BertConfig
 from data import Batch
 from leebert import MultiExitBert
 
-torch.set_num_threads(1)  # runs in this process are compared bit by bit
+# Runs are compared bit by bit, those of this process with those of others.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parent.parent
 WORDS = "good bad fine poor the film was and not very".split()
