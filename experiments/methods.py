@@ -130,6 +130,9 @@ STAYS = {"train.training_step": omega_stays}
 EVERY = train.Config().omega_every
 LONG = (8 + 3 * (EVERY - 1)) / (3 * EVERY)
 
+# Lengths of the look-ahead; cross itself has the learning rate, 2e-3 on the built-in task.
+STEP_SIZES = ("2e-5", "2e-4", "2e-2")
+
 METHODS = {
     "plain": Method("no teachers, uniform", PLAIN),
     "pabee": Method("no teachers, weights by depth (PABEE)", {**PLAIN, "weights": "depth"}),
@@ -174,6 +177,10 @@ CHOICES = {
     "judge-dropout": Method(
         "the judge sees dropout", {}, {"leebert.judge_loss": judge_with_dropout}
     ),
+    **{
+        f"step-size-{xi}": Method(f"look-ahead of length {xi}", {"step_size": float(xi)})
+        for xi in STEP_SIZES
+    },
     **{
         f"omega-every-{n}": Method(f"weights updated every {n} steps", {"omega_every": n})
         for n in (1, 2, 4, 8)
