@@ -132,7 +132,7 @@ def strongest_rule(examples):
 
 def test_no_single_thing_gives_a_toy_label_away(toy):
     """At chance: below 4, among some hundreds of rules. On level 1 the last word says it all."""
-    for level in (3, 4):
+    for level in (2, 3, 4):
         z, _ = strongest_rule([e for e in toy.train if e.level == level])
         assert z < 4
     z, thing = strongest_rule([e for e in toy.train if e.level == 1])
@@ -140,7 +140,7 @@ def test_no_single_thing_gives_a_toy_label_away(toy):
 
 
 def test_toy_vocabulary_covers_the_task():
-    task, tokenizer = data.toy_task(100, 10, 10), data.toy_tokenizer()
+    task, tokenizer = data.toy_task(96, 8, 8), data.toy_tokenizer()
     encoded = encode(tokenizer, task.train, 64)
     unknown = tokenizer.token_to_id("[UNK]")
     assert not any(unknown in ids for ids in encoded.input_ids)
@@ -156,8 +156,8 @@ def test_toy_vocabulary_covers_the_task():
      [['"one', "two"], ['"3"', 'fo"ur'], ["5", 'six"']]),
     # Only newlines and tabs separate: not what str.splitlines would cut at, nor blanks.
     ("a\tb\nx\u0085y\u2028z\x0c\x1c w\rv \tq\n", [["x\u0085y\u2028z\x0c\x1c w\rv ", "q"]]),
-    # A byte-order mark, carriage returns, no newline at the end.
-    ("\ufeffa\tb\r\n1\tx\r\n0\ty", [["1", "x"], ["0", "y"]]),
+    # A byte-order mark, one carriage return a line, no newline at the end, where a blank counts.
+    ("\ufeffa\tb\r\n1\tx\r\r\n0\ty ", [["1", "x\r"], ["0", "y "]]),
 ])  # fmt: skip
 def test_quirks_of_the_format(tmp_path, content, rows):
     found = list(read_tsv(write(tmp_path / "a.tsv", content)))
@@ -398,7 +398,7 @@ def test_a_vocabulary_that_does_not_fit_is_named(tmp_path, file, content, size, 
 
 
 def test_a_batch_is_padded_to_its_longest():
-    task, tokenizer = data.toy_task(100, 10, 10), data.toy_tokenizer()
+    task, tokenizer = data.toy_task(96, 8, 8), data.toy_tokenizer()
     encoded = encode(tokenizer, task.train, 64)
     chosen = np.array([3, 0, 5])
     batch, T = collate(encoded, chosen), encoded.lengths[chosen].max()
@@ -567,6 +567,7 @@ def test_mrpc_is_made_from_the_public_release(server, tmp_path):
     assert [e[:3] for e in task.dev] == [("two", "tres", 0)]
     assert [e[:3] for e in task.test] == [("x", "y", -1)]
     assert leftovers(tmp_path) == ["MRPC/dev.tsv", "MRPC/test.tsv", "MRPC/train.tsv"]
+    assert (tmp_path / "MRPC" / "test.tsv").read_text().startswith("index\t#1 ID\t")
 
 
 @pytest.mark.parametrize("broken", ["config.json", "model.safetensors"])

@@ -155,6 +155,16 @@ def test_all_forms_have_the_same_dropout():
         assert (following[0] - results[method][0]).abs().max() > 1e-3
 
 
+@every_form
+def test_a_judge_that_is_content_changes_no_weight(method):
+    """All numbers are 0 and so are all labels: v = 0, and the difference has no direction."""
+    model, weights, *batches = problem(num_classes=1)
+    for exit in model.exits:
+        exit.weight.data.zero_()
+    batches = [batch._replace(labels=0 * batch.labels) for batch in batches]
+    assert all((x == 0).all() for x in ours((model, weights, *batches), method))
+
+
 def test_by_default_the_judge_sees_d1_itself():
     model, weights, d1, d2, _ = problem()
     result = hypergradient(model, weights, d1, d2, 0.1, 0.7)

@@ -214,15 +214,22 @@ def test_own_files_train_like_a_glue_task(workplace, finished, tmp_path, monkeyp
 
 
 def examples_of(workplace, tmp_path, monkeypatch, **change):
-    """The numbers of the examples in d1, d2 and again, step by step, of a run on 32 of them."""
-    steps = []
+    """The numbers of the examples in d1, d2 and again, step by step, of a run on 32 of them.
+
+    Each step gets its own seed for dropout, and the settings of the method as they are.
+    """
+    steps, seeds = [], set()
+    method = dict(hypergradient="forward", step_size=0.1, temperature=2.0, max_norm=3.0)
 
     def spy(model, loss_weights, first, second, *batches, **options):
+        options["hypergradient"] = options.pop("method")
+        assert method.items() <= options.items() and torch.initial_seed() not in seeds
+        seeds.add(torch.initial_seed())
         steps.append([set() if b is None else {int(i) for i in b.labels} for b in batches])
         return torch.zeros(3), torch.zeros(3, 3)
 
     monkeypatch.setattr(train, "training_step", spy)
-    config = replace(parse(options(workplace)), train_examples=32, **change)
+    config = replace(parse(options(workplace)), train_examples=32, **method, **change)
     task, tokenizer, model = train.prepare(config)
     encoded = encode(tokenizer, task.train, 16)._replace(labels=np.arange(32, dtype=np.float32))
     with open(tmp_path / "log", "w") as log:
