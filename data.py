@@ -145,7 +145,7 @@ def toy_task(num_train=30_720, num_dev=1000, num_test=1000):
         examples.setdefault(example.text_a, example)
     examples = list(examples.values())
     groups = [examples[i : i + 8] for i in range(0, len(examples), 8)]
-    rng.shuffle(groups)  # else train would get all of the shortest sentences, which run out early
+    rng.shuffle(groups)  # otherwise all of the shortest sentences, soon used up, would be in train
     examples = [example for group in groups for example in group]
     train, dev = examples[:num_train], examples[num_train : num_train + num_dev]
     return Task("toy", train, dev, examples[num_train + num_dev :], TOY_LABELS, ("acc",))
@@ -292,7 +292,7 @@ def collate(encoded, indices, device="cpu"):
         ids[row, :n], types[row, :n] = encoded.input_ids[i], encoded.token_type_ids[i]
         mask[row, :n] = 1
     arrays = (ids, types, mask, encoded.labels[indices])
-    pin = torch.device(device).type == "cuda"  # so that nobody waits for the copy to the GPU
+    pin = torch.device(device).type == "cuda"  # so that the host need not wait for the copy
     tensors = (torch.tensor(array, pin_memory=pin) for array in arrays)
     return Batch(*(x.to(device, non_blocking=pin) for x in tensors))
 

@@ -531,7 +531,7 @@ def early_exit(model, batch, rule, threshold):
         hidden = layer(hidden, bias)
         history = torch.cat([history, exit(pool(hidden, mask, model.pool))[None]])
         leave = RULES[rule](history, threshold) if m < M else torch.ones_like(inside).bool()
-        go, stay = leave.nonzero()[:, 0], (~leave).nonzero()[:, 0]
+        go, stay = leave.nonzero()[:, 0], (~leave).nonzero()[:, 0]  # the host waits only here
         predictions[inside[go]] = answers(history[-1, go])
         exit_layer[inside[go]] = m
         if len(stay) == 0:

@@ -21,13 +21,14 @@ report are in support/, which is not about LeeBERT.
     M, N    exits, examples of dev
             M N / sum of the exit layers            speedup_layers      PABEE and its followers
             time at full depth / time with exits    speedup_wall        measured side by side
+            metric above a random mix of exits      over_mix            ours
 
-A run leaves in its folder: config.json, tokenizer.json, log.jsonl (a line a logging step),
-model.safetensors and result.json (at the end) and, where matplotlib is installed,
-report.png. While it trains, checkpoint.pt is there too.
+A run leaves in its folder: config.json, tokenizer.json, log.jsonl (a line a logging step), at the
+end model.safetensors and result.json, and, where matplotlib is installed, report.png. While it
+trains, checkpoint.pt is there too.
 
 Exit status: 0, done; 2, a user's or a system's error, in one line; 130 and 143, interrupted by
-Ctrl-C and by SIGTERM; 1, a bug, or too little memory.
+Ctrl-C and by SIGTERM; 1, a bug, or too little memory on a CPU.
 """
 
 import sys
@@ -89,7 +90,7 @@ class Config:
     predict: bool = option(False, "then answer GLUE's test set")
 
 
-# Model toy starts from random weights, and not from a checkpoint.
+# Model toy starts from random weights, not from a checkpoint.
 TOY_TRAINING = dict(epochs=1, batch_size=64, lr=2e-3)
 # A std of 0.02, BERT's own, lets so narrow a model learn slowly.
 TOY_BERT = dict(
@@ -272,8 +273,9 @@ def best_mix(scores, mean_exit):
     """The best that chance can do: each example leaves at a random exit, mean_exit on average.
 
     scores: (M,), the metric of each exit, where all examples leave there. A coin that decides
-    between exits i and k reaches every point of the line between (i, scores of i) and (k, scores of
-    k), in the mean, and no lottery among more exits is better than the best of these lines.
+    between exits i and k reaches, on average, any point of the line between (i, scores of i) and
+    (k, scores of k), and no lottery among more exits is better than the best of these lines. Exact
+    for accuracy, a mean over examples; approximate for correlations and F1.
     """
     exits = range(1, len(scores) + 1)
     pairs = [(i, k) for i in exits for k in exits if i <= mean_exit <= k]
@@ -376,7 +378,8 @@ def run(config):
     if (folder / "result.json").exists():
         print(f"{folder} is finished; nothing to do")
         return folder
-    if device.type == "cuda" and config.hypergradient != "difference":  # which TF32 would drown
+    if device.type == "cuda" and config.hypergradient != "difference":
+        # TF32: faster, but its rounding would drown small differences.
         torch.set_float32_matmul_precision("high")
     torch.manual_seed(config.seed)
     processes.barrier(RANK > 0)  # rank 0 downloads what is missing, while the others wait
@@ -401,7 +404,7 @@ def run(config):
         print(f"model {config.model}: {len(model.exits)} exits; -> {folder}")
         try:
             seconds = train(config, model, loss_weights, train_set, folder, log)
-            if RANK != 0:  # evaluating is rank 0's; the others wait for it in `leave`
+            if RANK != 0:  # rank 0 alone evaluates; the others wait for it in `leave`
                 return folder
             runs.save(model, folder / "model.safetensors")
             result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)

@@ -2,8 +2,8 @@
 
     python -m support.picture runs/toy-all-cross-s0    # writes report.png beside result.json
 
-train.py calls `draw` at its end, where matplotlib is installed; no other script needs that package.
-Everything can be told apart without colour.
+train.py calls `draw` at its end, where matplotlib is installed. Everything can be told apart
+without colour.
 """
 
 import json
@@ -46,14 +46,14 @@ def levels_panel(axes, result):
 
 
 def speedup_panel(axes, result, which, words):
-    """One line a rule, one point a threshold; beside them, what the fixed exits do without a rule.
+    """One line a rule, one point a threshold; a numbered cross for each exit, without a rule.
 
-    The best random mix of fixed exits is what remains of a row's metric without its over_mix.
+    The best random mix of fixed exits is a row's metric minus its over_mix.
     """
     metric, sweep = result["metric"], sorted(result["sweep"], key=lambda row: row["mean_exit"])
     for rule, style in RULES.items():
         rows = [row for row in sweep if row["rule"] == rule]
-        if rows:  # a regression has no rules but patience
+        if rows:  # a regression has neither entropy nor confidence
             x, y = [row[which] for row in rows], [row[metric] for row in rows]
             axes.plot(x, y, style, label=rule)
     for row in sweep:
