@@ -108,6 +108,8 @@ def test_toy_is_deterministic_and_its_dev_is_unseen(toy):
     assert toy == data.toy_task()
     train, dev, test = ([e.text_a for e in part] for part in (toy.train, toy.dev, toy.test))
     assert not set(train) & set(dev + test) and len(set(dev + test)) == 2000
+    # Of "ann calls it dull ." there are only 128, and each part has some.
+    assert all(any(len(text.split()) == 5 for text in part) for part in (train, dev, test))
 
 
 def strongest_rule(examples):

@@ -364,7 +364,7 @@ def test_who_has_left_is_not_computed():
 
 
 class Waits(TorchDispatchMode):
-    """Counts what the host would wait for on a GPU: a number or indices read back, a copy."""
+    """Counts what the host would wait for on a GPU: a number read back, or the places in a mask."""
 
     def __init__(self):
         super().__init__()
@@ -372,10 +372,10 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        if name in ("_local_scalar_dense", "nonzero", "_to_copy", "index_put_"):
-            reads_a_mask = name != "index_put_" or args[1][0].dtype == torch.bool
-            moves = name != "_to_copy" or "device" in (kwargs or {})
-            self.seen += [name] * (reads_a_mask and moves)
+        places = args[1] if name in ("index", "index_put_") else []
+        masks = any(x is not None and x.dtype == torch.bool for x in places)
+        if masks or name in ("_local_scalar_dense", "nonzero"):
+            self.seen.append(name)
         return function(*args, **kwargs or {})
 
 

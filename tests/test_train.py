@@ -308,6 +308,37 @@ def test_levels_are_counted_apart():
     ]
 
 
+def test_a_speed_up_is_the_time_at_full_depth_over_that_with_exits(monkeypatch):
+    seconds = iter([9, 9, *[6, 2] * 100])  # warming up; then full depth and leaving early, in turn
+    monkeypatch.setattr(train, "timed", lambda function, batches: next(seconds))
+    logits, labels = torch.randn(3, 8, 2), np.zeros(8, dtype=int)
+    rows = train.sweep(None, [None], logits, labels, ("acc",))
+    assert {row["speedup_wall"] for row in rows} == {3}
+
+
+def test_what_is_given_counts_more_than_the_defaults_of_model_toy():
+    assert parse(["--epochs=2"]).epochs == 2 and parse([]).epochs == 1
+    assert parse(["--task=rte"]).lr == 2e-5 and parse(["--lr=2e-5"]).lr == 2e-5 < parse([]).lr
+
+
+def test_the_levels_of_a_run_add_up(tmp_path):
+    """All have equally many examples, so their mean is that of the whole dev set."""
+    folder = train.run(
+        parse(["--train-examples=1280", "--device=cpu", f"--out={tmp_path / 'run'}"])
+    )
+    result = result_of(folder)
+    exits = [row["acc"] for row in result["exits"]]
+    assert np.mean([row["exits"] for row in result["levels"]], axis=0) == pytest.approx(exits)
+    assert len(set(exits)) > 2  # so that an exit in another one's place would show
+    point = result["operating_point"]
+    for name in ("acc", "mean_exit"):
+        assert np.mean([row[name] for row in result["levels"]]) == pytest.approx(point[name])
+    always = [row for row in result["sweep"] if row["rule"] == "always"]
+    assert [row["acc"] for row in always] == exits
+    assert [row["over_mix"] for row in always if row["acc"] == max(exits)] == [0.0]
+    assert all(row["over_mix"] <= 0 for row in always)  # no fixed exit lies above the best lines
+
+
 def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = []
