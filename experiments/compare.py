@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 import tables  # noqa: E402
 import torch  # noqa: E402
 from evidence import COMPARED, NOT_SETTINGS, read  # noqa: E402
-from methods import CHOICES, METHODS, patched, starting_at  # noqa: E402
+from methods import CHOICES, METHODS, SEEDS_OF_CHOICES, patched, starting_at  # noqa: E402
 
 import train  # noqa: E402
 from support.command import command  # noqa: E402
@@ -51,7 +51,6 @@ TASKS = {
     "rte": {**MINILM, "lr": 1e-4, "epochs": 2},
 }
 EVERYTHING = {**METHODS, **CHOICES}
-SEEDS_OF_CHOICES = 5
 
 # --------------------------------------------------------------------------------------------------
 # 1. What to run

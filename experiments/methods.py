@@ -151,6 +151,8 @@ METHODS = {
     ),
 }
 
+SEEDS_OF_CHOICES = 5
+
 # Against cross, one change at a time. (lambda = 0 is bilevel.)
 CHOICES = {
     "lam-0.3": Method("lambda 0.3", {"lam": 0.3}),

@@ -15,11 +15,11 @@ from pathlib import Path
 import evidence
 import numpy as np
 from evidence import exits_of, first_exit, last_exit, load, spread, table, weights_of
-from methods import EVERY
+from methods import EVERY, SEEDS_OF_CHOICES, STEP_SIZES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "results/README.md",
-         *(f"docs/{name}.md" for name in ("running", "speed", "faq", "evidence")))  # fmt: skip
+         *(f"docs/{name}.md" for name in ("running", "speed", "faq", "evidence", "hypergradient")))  # fmt: skip
 
 # --------------------------------------------------------------------------------------------------
 # 1. The first command, and its band over seeds
@@ -65,6 +65,18 @@ def band():
         ["highest", *map(percent, exits.max(axis=0))],
     ]
     return table(["exit", *range(1, exits.shape[1] + 1)], rows)
+
+
+def step_size_table():
+    """The built-in task, cross, by the length xi of the look-ahead: the seeds that all have."""
+    names = {xi: f"step-size-{xi}" for xi in STEP_SIZES} | {"2e-3, the learning rate": "cross"}
+    rows = []
+    for xi, name in sorted(names.items(), key=lambda item: float(item[0].split(",")[0])):
+        runs = [run for run in load("toy", name) if run["seed"] < SEEDS_OF_CHOICES]
+        ce = [np.mean(run["weights"]["ce"]) for run in runs]
+        exits = [spread(list(map(number, runs))) for number in (first_exit, last_exit)]
+        rows.append([xi, len(runs), spread(ce, 1, 2), *exits])
+    return table(["`--step-size`", "n", "mean weight of a CE", "first exit", "last exit"], rows)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -166,6 +178,7 @@ TABLES = {
     "first-run": first_run,
     "seeds": seeds,
     "band": band,
+    "step-size": step_size_table,
     "step": step_table,
     "every": every_table,
     "sizes": sizes_table,

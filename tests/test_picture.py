@@ -83,6 +83,8 @@ def test_a_row_of_the_levels_is_a_level(result):
         "0.60", "0.90", "1.00", "0.70", "0.80", "0.90",
     ]  # fmt: skip
     assert [text.get_text() for text in axes.get_yticklabels()] == ["level 1", "all"]
+    # The star of mean exit 1.2 is at .2, since exit 1 is at 0.
+    assert axes.lines[0].get_xdata().tolist() == [pytest.approx(0.2)]
 
 
 @pytest.mark.parametrize("levels", [True, False])

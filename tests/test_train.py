@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -413,3 +414,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, monkeypatc
     assert done.returncode == 2
     assert done.stderr == "error: CE_1 is nan; try a smaller --lr\n"
     assert len(read_log(tmp_path / "run")) == 11
+
+
+def test_too_little_memory_is_one_line_and_says_what_helps(workplace, tmp_path, monkeypatch, call):
+    monkeypatch.setattr(train, "training_step", Mock(side_effect=torch.OutOfMemoryError))
+    done = call(train.main, *options(workplace, out=tmp_path / "run"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 2
+    assert f"to continue: python train.py --resume {tmp_path / 'run'}\n" in done.stderr
+    assert "error: out of memory; try a smaller --batch-size" in done.stderr
