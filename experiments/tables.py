@@ -18,8 +18,8 @@ from evidence import exits_of, first_exit, last_exit, load, spread, table, weigh
 from methods import EVERY, SEEDS_OF_CHOICES, STEP_SIZES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "results/README.md",
-         *(f"docs/{name}.md" for name in ("running", "speed", "faq", "evidence", "hypergradient")))  # fmt: skip
+DOCS = ("running", "speed", "faq", "evidence", "hypergradient")
+PAGES = ("README.md", "results/README.md", *(f"docs/{name}.md" for name in DOCS))
 
 # --------------------------------------------------------------------------------------------------
 # 1. The first command, and its band over seeds

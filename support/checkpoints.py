@@ -24,9 +24,7 @@ def load_tokenizer(folder, vocab_size):
             options = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             lowercase = options.get("do_lower_case", True)
             path = folder / "vocab.txt"
-            words = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-            vocab = {word: i for i, word in enumerate(words)}
-            tokenizer = BertWordPieceTokenizer(vocab, lowercase=lowercase)
+            tokenizer = BertWordPieceTokenizer.from_file(str(path), lowercase=lowercase)
         vocab = tokenizer.get_vocab()
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"{path}: {error}") from None

@@ -24,8 +24,8 @@ def command(function, usage=None):
         function()
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        number = error.args[0] if error.args else signal.SIGINT  # Python's own has no number
-        sys.exit(128 + number)
+        # Python's own KeyboardInterrupt has no number.
+        sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
     except torch.OutOfMemoryError:
         advice = "try a smaller --batch-size or --max-length, or --hypergradient forward"
         print(f"error: out of memory; {advice}", file=sys.stderr)

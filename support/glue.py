@@ -134,10 +134,9 @@ def read_own(train_file, dev_file):
     rows = [row for _, row in read_tsv(train_file)]
     texts = tuple(name for name in OWN_TEXTS if name in rows[0])
     if "label" not in rows[0] or len(texts) not in (1, 2):
-        raise ValueError(
-            f"{train_file}:1: columns (separated by tabs) must be label and one or two of "
-            f"{', '.join(OWN_TEXTS)}; here: {', '.join(rows[0])}"
-        )
+        known, here = ", ".join(OWN_TEXTS), ", ".join(rows[0])
+        need = f"columns (separated by tabs) must be label and one or two of {known}"
+        raise ValueError(f"{train_file}:1: {need}; here: {here}")
     labels = tuple(sorted({row["label"] for row in rows} - {""}))
     if len(labels) == 1:
         raise ValueError(f"{train_file}: every label is {labels[0]!r}; two classes are the least")

@@ -52,21 +52,17 @@ def speedup_panel(axes, result, which, words):
     """
     metric, sweep = result["metric"], sorted(result["sweep"], key=lambda row: row["mean_exit"])
     for rule, style in RULES.items():
-        rows = [row for row in sweep if row["rule"] == rule]
-        if rows:  # a regression has neither entropy nor confidence
-            x, y = [row[which] for row in rows], [row[metric] for row in rows]
-            axes.plot(x, y, style, label=rule)
+        if points := [(row[which], row[metric]) for row in sweep if row["rule"] == rule]:
+            axes.plot(*zip(*points, strict=True), style, label=rule)  # a regression has two rules
     for row in sweep:
         if row["rule"] == "always":
-            axes.annotate(row["threshold"], (row[which], row[metric]), (4, -11),
-                          textcoords="offset points")  # fmt: skip
+            axes.annotate(f" {row['threshold']}", (row[which], row[metric]), va="top")
     if which == "speedup_layers":
         x, y = [row[which] for row in sweep], [row[metric] - row["over_mix"] for row in sweep]
         axes.plot(x, y, "k-", linewidth=0.8, label="best random mix of them")
     if point := result["operating_point"]:
         axes.plot(point[which], point[metric], "k*", markersize=16, label="one point lost at most")
-    axes.set(title=f"Leaving early: speed-up in {words}", xlabel=f"speed-up in {words}")
-    axes.set_ylabel(f"{metric} on dev")
+    axes.set(title="Leaving early", xlabel=f"speed-up in {words}", ylabel=f"{metric} on dev")
     axes.legend()
 
 
@@ -85,16 +81,13 @@ def weights_panel(axes, result):
 def draw(folder):
     """result.json of a run folder -> report.png beside it -> a line that says where, or why not."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure  # no window, no state that other code could see
     except ImportError as error:
-        again = f"pip install matplotlib, then python -m support.picture {folder}"
-        return f"no picture ({error}): {again}"
+        return f"no picture ({error}): pip install matplotlib, python -m support.picture {folder}"
     path = Path(folder) / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         figure = Figure(figsize=(19, 5.5), layout="constrained")
-        FigureCanvasAgg(figure)
         left, middle, right = figure.subplots(1, 3)
         if result["levels"]:
             levels_panel(left, result)

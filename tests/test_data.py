@@ -389,8 +389,8 @@ def test_lower_casing_is_what_the_checkpoint_says(tmp_path):
     ("vocab.txt", VOCAB, 5, "ids up to 5, but the model has 5 embeddings"),
     ("vocab.txt", "a\nb\n", 99, "vocab.txt: sep_token not found in the vocabulary"),
     ("tokenizer.json", "{}", 99, "tokenizer.json: "),
-    ("other.txt", "", 99, "vocab.txt: [Errno 2] No such file or directory"),
-    ("vocab.txt", b"\xff\n", 99, "vocab.txt: 'utf-8' codec"),
+    ("other.txt", "", 99, "vocab.txt: Error while reading WordPiece file: No such file"),
+    ("vocab.txt", b"\xff\n", 99, "vocab.txt: Error while reading WordPiece file: stream did not contain"),
     ("tokenizer_config.json", "[]", 99, "tokenizer_config.json: "),
 ])  # fmt: skip
 def test_a_vocabulary_that_does_not_fit_is_named(tmp_path, file, content, size, message):

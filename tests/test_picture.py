@@ -56,7 +56,7 @@ def test_lines_are_the_numbers(result):
     assert lines["entropy"] == [[2.5, 0.3], [2.0, 0.4]] and "confidence" not in lines
     mix = lines["best random mix of them"]  # the metric without over_mix, from fast to slow
     assert mix == [[3.0, 0.1], [2.5, 0.175], [2.0, pytest.approx(0.15)], [1.0, 0.5]]
-    assert [text.get_text() for text in axes.texts] == ["1"]
+    assert [text.get_text() for text in axes.texts] == [" 1"]
 
 
 def numbers(axes):

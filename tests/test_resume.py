@@ -211,7 +211,7 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
         (stored, [f"--resume={tmp_path / 'nowhere'}"], "no run to resume"),
         (stored, options(workplace, out=folder), "holds a run; continue it with --resume"),
         (json.dumps(json.loads(stored) | {"train_data": "0"}), [resume], "train_data has changed"),
-        ("{", [resume], "not the settings of a run"),
+        ("{", [resume], "is not of this version"),
     ):
         path.write_text(config)
         with pytest.raises(ValueError, match=message):
