@@ -83,7 +83,7 @@ def draw(folder):
     try:
         from matplotlib.figure import Figure  # no window, no state that other code could see
     except ImportError as error:
-        return f"no picture ({error}): pip install matplotlib, python -m support.picture {folder}"
+        return f"no picture ({error}): pip install matplotlib; python -m support.picture {folder}"
     path = Path(folder) / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))

@@ -78,7 +78,7 @@ def test_what_a_run_leaves(finished):
 
 
 def test_a_run_without_matplotlib_says_so_and_is_whole(workplace, tmp_path, monkeypatch, call):
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = call(train.main, *options(workplace, out=tmp_path / "run", epochs=1))
     assert done.returncode == 0 and (tmp_path / "run" / "result.json").exists()
     last = done.stdout.splitlines()[-1]
