@@ -73,7 +73,7 @@ class Config:
     d2_fraction: float = option(0.2, "fraction of train held out as d2", range=FRACTION)
     redraw: bool = option(False, "cut train into d1 and d2 again in every epoch")
     # The optimization
-    epochs: int = option(3, "passes over train; 1 for model toy", range=POSITIVE)
+    epochs: float = option(3, "passes over train; 1 for model toy", range=POSITIVE)
     batch_size: int = option(16, "examples; 64 for model toy", range=POSITIVE)
     lr: float = option(2e-5, "its peak; 2e-3 for model toy", range=POSITIVE)
     warmup: float = option(0.1, "fraction of the steps in which the rate rises", range=FRACTION)
@@ -186,7 +186,7 @@ def train(config, model, loss_weights, encoded, folder, log):
     """
     device, optimize = next(model.parameters()).device, optimize_of(config)
     steps_per_epoch = -(-len(encoded.labels) // config.batch_size)
-    total = config.epochs * steps_per_epoch
+    total = max(1, round(config.epochs * steps_per_epoch))
     theta_optimizer, omega_optimizer = make_optimizers(model, loss_weights, config)
     parts = dict(model=model, weights=loss_weights, theta=theta_optimizer, omega=omega_optimizer)
     first, tokens, seconds = runs.resume(folder, parts, log) or (0, 0, 0.0)

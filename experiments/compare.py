@@ -19,7 +19,6 @@ import contextlib
 import io
 import itertools
 import json
-import math
 import multiprocessing
 import os
 import sys
@@ -76,7 +75,7 @@ def config_of(name, task, seed, more=()):
     switches = [f"--{k}" for k, v in settings.items() if v is True]
     values = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items() if v is not True]
     config = train.parse([*switches, *values, *more])
-    config.epochs = math.ceil(config.epochs * method.times)
+    config.epochs *= method.times
     return config
 
 

@@ -26,7 +26,7 @@ class Method(NamedTuple):
     settings: dict = {}  # fields of train.Config
     patches: dict[str, Callable] = {}  # "module.function": what stands in for it
     start: str = ""  # the method whose final loss weights, for the same seed, are the first here
-    times: float = 1  # factor on the epochs of the task, rounded up to whole epochs
+    times: float = 1  # factor on the epochs of the task
 
 
 @contextmanager
