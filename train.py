@@ -68,7 +68,7 @@ class Config:
     hypergradient: str = option("unrolled", "how to compute it", tuple(leebert.FORMS))
     step_size: float = option(0.0, "xi, the look-ahead's step; 0: --lr", range=NOT_NEGATIVE)
     omega_lr: float = option(0.02, "learning rate of the loss weights", range=POSITIVE)
-    omega_every: int = option(4, "update the loss weights every N steps", range=POSITIVE)
+    omega_every: int = option(8, "update the loss weights every N steps", range=POSITIVE)
     temperature: float = option(1.0, "of the distillation", range=POSITIVE)
     d2_fraction: float = option(0.2, "fraction of train held out as d2", range=FRACTION)
     redraw: bool = option(False, "cut train into d1 and d2 again in every epoch")
@@ -92,10 +92,11 @@ class Config:
 
 # Model toy starts from random weights, not from a checkpoint.
 TOY_TRAINING = dict(epochs=1, batch_size=64, lr=2e-3)
-# A std of 0.02, BERT's own, lets so narrow a model learn slowly.
+# So narrow that a layer makes about one step of reasoning; a wider first layer makes two. Few
+# sentences are seen twice, so it needs no dropout. A std of 0.02, BERT's own, would learn slowly.
 TOY_BERT = dict(
-    hidden_size=64, num_hidden_layers=6, num_attention_heads=4, intermediate_size=128,
-    max_position_embeddings=128, initializer_range=0.05,
+    hidden_size=48, num_hidden_layers=6, num_attention_heads=2, intermediate_size=32,
+    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.05,
 )  # fmt: skip
 
 

@@ -55,12 +55,6 @@ def own_batch_judges(model, weights, theta, omega, d1, d2, again, **options):
     return leebert.training_step(model, weights, theta, omega, d1, d2, again, **options)
 
 
-def judge_with_dropout(*args, original=leebert.judge_loss):
-    """leebert.judge_loss with the network as training sees it."""
-    with mock.patch.object(args[0], "eval"):  # the model stays in training mode
-        return original(*args)
-
-
 # --------------------------------------------------------------------------------------------------
 # 2. Another distillation: logits of students and of teachers (M, B, C) -> (M, M)
 
@@ -176,9 +170,6 @@ CHOICES = {
     ),
     "omega-lr-0.005": Method("learning rate of the weights 0.005", {"omega_lr": 0.005}),
     "omega-lr-0.1": Method("learning rate of the weights 0.1", {"omega_lr": 0.1}),
-    "judge-dropout": Method(
-        "the judge sees dropout", {}, {"leebert.judge_loss": judge_with_dropout}
-    ),
     **{
         f"step-size-{xi}": Method(f"look-ahead of length {xi}", {"step_size": float(xi)})
         for xi in STEP_SIZES

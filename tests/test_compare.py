@@ -74,15 +74,6 @@ def test_the_steps_own_batch_judges(monkeypatch):
     assert torch.equal(seen[0].input_ids, d1.input_ids[[0, 2]]) and seen[1] is None
 
 
-def test_the_judge_sees_dropout():
-    """Without dropout it says the same twice; with it, another number, and the mode is put back."""
-    model, d2 = tiny_model(dropout=0.5).train(), random_batch()
-    theta = dict(model.named_parameters())
-    for judge, same in ((leebert.judge_loss, True), (methods.judge_with_dropout, False)):
-        a, b = (judge(model, theta, d2, None, 0.0).item() for _ in range(2))
-        assert (a == b) == same and model.training
-
-
 @pytest.mark.parametrize("name", ["jsd", "mse", "attached"])
 def test_other_forms_of_distillation(name):
     """One pair by the definition, and which side its gradient reaches."""
