@@ -92,8 +92,8 @@ class Config:
 
 # Model toy starts from random weights, not from a checkpoint.
 TOY_TRAINING = dict(epochs=1, batch_size=64, lr=2e-3)
-# So narrow that a layer makes about one step of reasoning; a wider first layer makes two. Few
-# sentences are seen twice, so it needs no dropout. A std of 0.02, BERT's own, would learn slowly.
+# So narrow that a layer makes about one step of reasoning; a wider first layer often makes two. No
+# sentence is seen more than twice, so it needs no dropout. With BERT's std, 0.02, it learns slowly.
 TOY_BERT = dict(
     hidden_size=48, num_hidden_layers=6, num_attention_heads=2, intermediate_size=32,
     hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.05,

@@ -69,10 +69,9 @@ def band():
 
 def step_size_table():
     """The built-in task, cross, by the length xi of the look-ahead: the seeds that all have."""
-    names = {xi: f"step-size-{xi}" for xi in STEP_SIZES} | {"2e-3, the learning rate": "cross"}
-    rows = []
-    for xi, name in sorted(names.items(), key=lambda item: float(item[0].split(",")[0])):
-        runs = [run for run in load("toy", name) if run["seed"] < SEEDS_OF_CHOICES]
+    names, rows = {xi: f"step-size-{xi}" for xi in STEP_SIZES} | {"2e-3": "cross"}, []
+    for xi in sorted(names, key=float):
+        runs = [run for run in load("toy", names[xi]) if run["seed"] < SEEDS_OF_CHOICES]
         ce = [np.mean(run["weights"]["ce"]) for run in runs]
         exits = [spread(list(map(number, runs))) for number in (first_exit, last_exit)]
         rows.append([xi, len(runs), spread(ce, 1, 2), *exits])

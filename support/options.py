@@ -56,7 +56,7 @@ def stored_config(Config, folder, given):
         stored = json.loads(path.read_text(encoding="utf-8"))
         config = Config(**{f.name: stored[f.name] for f in fields(Config)} | {"resume": folder})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"no run to resume: {path} is not of this version ({error!r})") from None
+        raise ValueError(f"no run of this version to resume: {path} ({error!r})") from None
     for name, value in given.items():
         if value != (was := stored[name]):
             raise ValueError(f"{flag(name)} {value}: this run started with {was!r}; cannot change")

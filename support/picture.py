@@ -51,9 +51,9 @@ def speedup_panel(axes, result, which, words):
     The best random mix of fixed exits is a row's metric minus its over_mix.
     """
     metric, sweep = result["metric"], sorted(result["sweep"], key=lambda row: row["mean_exit"])
-    for rule, style in RULES.items():
+    for rule, style in RULES.items():  # a regression has neither entropy nor confidence
         if points := [(row[which], row[metric]) for row in sweep if row["rule"] == rule]:
-            axes.plot(*zip(*points, strict=True), style, label=rule)  # a regression has two rules
+            axes.plot(*zip(*points, strict=True), style, label=rule)
     for row in sweep:
         if row["rule"] == "always":
             axes.annotate(f" {row['threshold']}", (row[which], row[metric]), va="top")

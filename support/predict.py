@@ -43,7 +43,7 @@ def number(rule, text):
 
 def check_tests(task, data_dir):
     """ValueError, before hours of training, if there is nothing to answer."""
-    if task.name not in GLUE or not task.test or task.dev_mismatched and not task.test_mismatched:
+    if task.name not in GLUE or not task.test or (task.dev_mismatched and not task.test_mismatched):
         raise ValueError(f"--predict: no test file of {task.name} in {data_dir}")
 
 

@@ -21,14 +21,14 @@ def find_device(name):
 
     Each process needs a GPU of its own; mps has one.
     """
-    mps = int(torch.backends.mps.is_available())
+    mps = int(torch.backends.mps.is_available() and WORLD == 1)
     counts = {"cuda": torch.cuda.device_count(), "mps": mps, "cpu": WORLD}
     if name == "auto":
         if torch.version.cuda and not counts["cuda"]:
             print("this PyTorch is built for CUDA and finds no GPU that it can use")
         name = next(kind for kind, count in counts.items() if count > 0)
     if LOCAL_RANK >= counts[name]:
-        raise ValueError(f"--device {name} is not available: {counts[name]} for {WORLD} processes")
+        raise ValueError(f"--device {name} is not available: {counts[name]} found on this machine")
     return torch.device(name, LOCAL_RANK if name == "cuda" else None)
 
 

@@ -279,7 +279,8 @@ def test_the_tables_show_the_numbers_of_the_results(tmp_path):
     for seed, factor in ((0, 0.9), (1, 1.1)):
         weights = {"ce": [1.0, 1.2, 1.4 + seed / 10], "kd": (factor * kd / 2).tolist()}
         levels = [{"level": 1, "acc": 0.9, "mean_exit": 1.5, "exits": [0.7, 0.8, 0.8 + seed / 10]}]
-        for name, x in (("bilevel", 0.6), ("cross", 0.8), ("no-redraw", 0.9), ("redraw", 0.95)):
+        found = dict(plain=0.5, bilevel=0.6, cross=0.8) | {"no-redraw": 0.9, "redraw": 0.95}
+        for name, x in found.items():
             made_up(tmp_path, "toy", name, seed, [x + seed / 100, x, x], [(1.5, 0.5)],
                     weights=weights, levels=levels)  # fmt: skip
     exits = evidence.exits_table("toy", tmp_path)
@@ -298,7 +299,9 @@ def test_the_tables_show_the_numbers_of_the_results(tmp_path):
     assert "as student | 1.60 +- 0.23 | 1.00 +- 0.14 | 0.55 +- 0.08 |" in words
     assert "as teacher | 0.30 +- 0.04 | 1.20 +- 0.17 | 1.65 +- 0.23 |" in words
     assert "| 2 | 1.60 +- 0.23 | 0.50 +- 0.07 | +0.99 (p" in evidence.agreement_table(tmp_path)
-    assert "| 60.5 +- 0.7 | 60.0 +- 0.0 | - |" in evidence.headline_table(tmp_path)
+    headline = evidence.headline_table(tmp_path)
+    assert "| 50.5 +- 0.7 | 50.0 +- 0.0 | - |" in headline
+    assert "| 80.5 +- 0.7 | 80.0 +- 0.0 | **+30.0 (+30.0 .. +30.0)** |" in headline
 
 
 def test_what_stands_in_a_block_is_written_anew_and_the_rest_stays():

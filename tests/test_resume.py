@@ -208,10 +208,10 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
         (stored, [resume, "--lr=2.0"], "^--lr 2.0: this run started with 0.001; cannot"),
         (stored, [resume, "--seed=1"], "^--seed 1: this run started with 0; cannot"),
         (stored, [resume, "--redraw"], "^--redraw True: this run started with False; cannot"),
-        (stored, [f"--resume={tmp_path / 'nowhere'}"], "no run to resume"),
+        (stored, [f"--resume={tmp_path / 'nowhere'}"], "no run of this version to resume"),
         (stored, options(workplace, out=folder), "holds a run; continue it with --resume"),
         (json.dumps(json.loads(stored) | {"train_data": "0"}), [resume], "train_data has changed"),
-        ("{", [resume], "is not of this version"),
+        ("{", [resume], "no run of this version to resume"),
     ):
         path.write_text(config)
         with pytest.raises(ValueError, match=message):
