@@ -293,8 +293,8 @@ def collate(encoded, indices, device="cpu"):
         mask[row, :n] = 1
     arrays = (ids, types, mask, encoded.labels[indices])
     pin = torch.device(device).type == "cuda"  # so that the host need not wait for the copy
-    tensors = (torch.tensor(array, pin_memory=pin) for array in arrays)
-    return Batch(*(x.to(device, non_blocking=pin) for x in tensors))
+    tensors = (torch.from_numpy(array) for array in arrays)
+    return Batch(*((x.pin_memory() if pin else x).to(device, non_blocking=pin) for x in tensors))
 
 
 def buckets(lengths, batch_size, rng=None):

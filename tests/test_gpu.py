@@ -53,7 +53,7 @@ def test_a_seed_repeats_the_masks():
     assert torch.equal(logits[0], logits[1]) and not torch.equal(logits[0], logits[2])
 
 
-@pytest.mark.parametrize("rule, threshold", zip(RULES, (0.8, 0.5, 1, 2), strict=True))
+@pytest.mark.parametrize("rule, threshold", list(zip(RULES, (0.8, 0.5, 1, 2), strict=True)))
 def test_leaving_early_does_not_depend_on_the_batch(rule, threshold):
     model = tiny_model(layers=4).eval()
     batch = random_batch(64, 9)
