@@ -5,9 +5,8 @@
     python experiments/benchmark.py --glue GLUE --run RUN_DIR   # for exit: a trained sst2 run
 
     step      a complete training step in each form against a plain one; higher and torchopt too
-    memory    the same steps, each in a separate process
-    sizes     peak memory of BERT-base by batch and length
-    every     what --omega-every saves
+    gpu       the same on a CUDA GPU, BERT-base, in float32 and in TF32
+    sizes     peak memory and seconds of BERT-base at the batches of a real run
     growth    a step against the number of exits and the length of the input
     encoder   bert.py against transformers
     exit      seconds saved by leaving early against layers saved
@@ -19,6 +18,7 @@ timed its result is compared with ours: a fast wrong answer does not count. Memo
 import argparse
 import copy
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import os
@@ -26,6 +26,7 @@ import platform
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ from support.sentence import load_run  # noqa: E402
 MINILM = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 # name: configuration, examples, tokens, repetitions
 SIZES = {"BERT-base, 12 exits": ({}, 4, 128, 3), "MiniLM, 6 exits": (MINILM, 16, 64, 5)}
+PRECISIONS = {"float32": "highest", "TF32": "high"}  # of matrix products; torch's names for them
 XI = 2e-5
 
 # --------------------------------------------------------------------------------------------------
@@ -83,18 +85,19 @@ def take_turns(rivals, repetitions):
 # 2. A complete training step
 
 
-def problem(config, B, T, dropout=0.1):
+def problem(config, B, T, dropout=0.1, device="cpu"):
     """Random weights and tokens -> model, loss weights, optimizers, d1, d2."""
     torch.manual_seed(0)
     p = dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-    model = leebert.MultiExitBert(Bert(BertConfig(**config, **p)), 2).train()
-    loss_weights = leebert.LossWeights(len(model.exits))
+    model = leebert.MultiExitBert(Bert(BertConfig(**config, **p)), 2).train().to(device)
+    loss_weights = leebert.LossWeights(len(model.exits)).to(device)
     run = train.parse(["--task", "rte", "--lr", str(XI)])
     optimizers = train.make_optimizers(model, loss_weights, run)
 
     def batch():
-        ids = torch.randint(model.bert.config.vocab_size, (B, T))
-        return Batch(ids, torch.zeros_like(ids), torch.ones_like(ids), torch.randint(2, (B,)))
+        ids = torch.randint(model.bert.config.vocab_size, (B, T), device=device)
+        labels = torch.randint(2, (B,), device=device)
+        return Batch(ids, torch.zeros_like(ids), torch.ones_like(ids), labels)
 
     return model, loss_weights, optimizers, batch(), batch()
 
@@ -175,9 +178,9 @@ STEPS = {
 PAIR = "plain (uniform weights)", "bilevel, unrolled"
 
 
-def errors(config, B, T):
+def errors(config, B, T, device="cpu"):
     """Of each hypergradient in float32, without dropout, against `unrolled` in float64."""
-    state = problem(config, B, T, dropout=0.0)
+    state = problem(config, B, T, dropout=0.0, device=device)
     model, loss_weights, _, d1, d2 = state
     found = {
         f"bilevel, {method}": leebert.hypergradient(model, loss_weights, d1, d2, XI, 0.0, method)
@@ -191,35 +194,63 @@ def errors(config, B, T):
     for name, hyper in found.items():
         difference = torch.cat([x.double().flatten() for x in hyper]) - exact
         result[name] = float(difference.norm() / exact.norm())
-        assert result[name] < (0.1 if "difference" in name else 1e-3), f"{name}: {result[name]}"
     return result
+
+
+def steps_of(config, B, T, repetitions, device="cpu"):
+    """All steps, in turns -> name -> row, with error and peak memory."""
+    error, state = errors(config, B, T, device), problem(config, B, T, device=device)
+
+    def step(name):
+        STEPS[name](state)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    rows = take_turns({name: partial(step, name) for name in STEPS}, repetitions)
+    for name, row in rows.items():
+        row["error"] = error.get(name, 0.0)
+        assert row["error"] < (0.1 if "difference" in name else 1e-3), f"{name}: {row['error']}"
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            step(name)
+            row["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
+        else:
+            row["peak_mb"] = alone(config, B, T, name)["peak_mb"]
+    return rows
 
 
 def part_step(_):
     sizes = {}
     for size, (config, B, T, repetitions) in SIZES.items():
-        print(f"one step, {size}, {B} x {T} tokens; against a plain step")
-        error, state = errors(config, B, T), problem(config, B, T)
-        rivals = {name: lambda step=step, state=state: step(state) for name, step in STEPS.items()}
-        rows = take_turns(rivals, repetitions)
-        for name in error:
-            rows[name]["error"] = error[name]
-        sizes[size] = {"batch": B, "tokens": T, "repetitions": repetitions, "rows": rows}
+        print(f"one step, {size}, {B} x {T} tokens; against a plain step; then each alone")
+        sizes[f"{size}, {B} x {T}"] = steps_of(config, B, T, repetitions)
     return sizes
 
 
-def two_steps(config, B, T, name, keep):
+def part_gpu(_):
+    """-> None without a GPU."""
+    if not torch.cuda.is_available():
+        print("gpu: needs a CUDA GPU")
+        return None
+    cases = {}
+    for B, (words, precision) in itertools.product((16, 32), PRECISIONS.items()):
+        torch.set_float32_matmul_precision(precision)
+        print(f"BERT-base, {B} x 128 tokens, {words}")
+        cases[f"{B} x 128, {words}"] = steps_of({}, B, 128, 20, "cuda")
+    return cases
+
+
+def two_steps(config, B, T, name):
     """-> peak memory of this process in MB, seconds of the second step."""
-    if keep:
-        keep_freed_memory()
+    keep_freed_memory()
     state = problem(config, B, T)
     for _ in range(2):
         start = time.perf_counter()
         STEPS[name](state)
         seconds = time.perf_counter() - start
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    peak = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-    return {"peak_mb": peak, "seconds": seconds}
+    kibibytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return {"peak_mb": kibibytes * 1024 / 1e6, "seconds": seconds}
 
 
 def alone(*case):
@@ -230,39 +261,14 @@ def alone(*case):
     return found
 
 
-def part_memory(_):
-    """With the allocator as train.py sets it, and as glibc has it."""
-    sizes = {}
-    for size, (config, B, T, _) in SIZES.items():
-        print(f"{size}: peak memory and one step, as train.py has it, and as glibc has it")
-        sizes[size] = {}
-        for name in STEPS:
-            kept, glibc = (alone(config, B, T, name, keep) for keep in (True, False))
-            sizes[size][name] = {"kept": kept, "glibc": glibc}
-    return sizes
-
-
 def part_sizes(_):
-    """BERT-base: peak memory of a process that makes two steps, by batch and length."""
+    """BERT-base: peak memory of a process that makes two steps, and the second one's seconds."""
     sizes = {}
-    for B, T in ((8, 64), (8, 128), (32, 64), (32, 128)):
+    for B, T in ((16, 128), (32, 128)):
         print(f"BERT-base, {B} x {T} tokens")
-        sizes[f"{B} x {T}"] = {name: alone({}, B, T, name, True)["peak_mb"] for name in PAIR}
+        forms = (*PAIR, "bilevel, forward")
+        sizes[f"{B} x {T}"] = {name: alone({}, B, T, name) for name in forms}
     return sizes
-
-
-def part_every(_):
-    """Mean cost of a step of `cross` when the weights are updated every n steps."""
-    config, B, T, _ = SIZES["MiniLM, 6 exits"]
-    state = problem(config, B, T)
-
-    def eight_steps(n):
-        for step in range(8):
-            our_step(state, "cross" if n and step % n == 0 else "fixed")
-
-    rivals = {"plain": lambda: eight_steps(0)}
-    rivals |= {f"every {n}": lambda n=n: eight_steps(n) for n in (1, 2, 4, 8)}
-    return take_turns(rivals, 3)
 
 
 def part_growth(_):
@@ -276,7 +282,7 @@ def part_growth(_):
         rivals = {name: lambda name=name, state=state: STEPS[name](state) for name in PAIR}
         rows = cases[f"{M} exits, {T} tokens"] = take_turns(rivals, 7)
         for name in PAIR:
-            rows[name]["peak_mb"] = alone(config, 8, T, name, True)["peak_mb"]
+            rows[name]["peak_mb"] = alone(config, 8, T, name)["peak_mb"]
     return cases
 
 
@@ -360,9 +366,8 @@ def part_exit(options):
 
 PARTS = {
     "step": part_step,
-    "memory": part_memory,
     "sizes": part_sizes,
-    "every": part_every,
+    "gpu": part_gpu,
     "growth": part_growth,
     "encoder": part_encoder,
     "exit": part_exit,
@@ -375,7 +380,8 @@ def machine():
         lines = info.read_text(encoding="utf-8").splitlines()
         names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
         cpu = names[0] if names else cpu
-    return {"cpu": cpu, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {"cpu": cpu, **gpu, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def main():

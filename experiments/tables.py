@@ -10,6 +10,7 @@ A block looks like this, and the text between the two lines is replaced:
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import evidence
@@ -81,7 +82,7 @@ def step_size_table():
 # --------------------------------------------------------------------------------------------------
 # 2. The benchmark
 
-PLAIN = "plain (uniform weights)"
+PLAIN, OURS = "plain (uniform weights)", "bilevel, unrolled"
 
 
 def benchmark():
@@ -92,46 +93,34 @@ def measured(part):
     return benchmark()[part]["figures"]
 
 
-def form(rows):
-    """The default form of the hypergradient; of older files, the one that they have."""
-    return next(n for n in ("bilevel, unrolled", "bilevel, reuse") if n in rows)
-
-
-def step_table():
-    """Ratio to a plain step and extra memory; error, and time with glibc's allocator."""
-    sizes = {size: found for size, found in measured("step").items() if size in measured("memory")}
-    rows = []
-    for name in next(iter(sizes.values()))["rows"]:
-        cells, slower, error = [], [], ""
-        for size, found in sizes.items():
-            row, memory = found["rows"][name], measured("memory")[size]
-            low, high = row["quartiles"]
-            kept, extra = memory[PLAIN]["kept"], memory[name]["kept"]["peak_mb"]
-            cells += [f"{row['ratio']:.2f} ({low:.2f} - {high:.2f})",
-                      f"{(extra - kept['peak_mb']) / 1000:+.2f} GB"]  # fmt: skip
-            slower.append(f"{memory[name]['glibc']['seconds'] / kept['seconds']:.2f}")
-            error = f"{row['error']:.0e}" if "error" in row else ""
-        rows.append([name, *cells, ", ".join(slower), error])
-    head = ["step"]
-    for size in sizes:
-        head += [f"{size.split(',')[0]}, time", "memory"]
-    words = [
-        f"{size}, {f['batch']} x {f['tokens']} tokens: plain {f['rows'][PLAIN]['seconds']:.2f} s, "
-        f"{measured('memory')[size][PLAIN]['kept']['peak_mb'] / 1000:.1f} GB"
-        for size, f in sizes.items()
-    ]
-    one = benchmark()["step"]["machine"]
-    machine = f"{one['threads']} threads of an {one['cpu']} CPU, torch {one['torch']}, float32."
-    head += ["times with glibc's allocator", "error in float32"]
-    return table(head, rows) + "\n\n" + "; ".join(words) + ". " + machine
+def step_table(part):
+    """A row a step, a column a case: ratio to a plain step, extra memory; last, the errors."""
+    cases, one, rows = measured(part), benchmark()[part]["machine"], []
+    for name in next(iter(cases.values())):
+        found = [(case[name], case[PLAIN]) for case in cases.values()]
+        cells = [
+            "{:.2f} ({:.2f} - {:.2f}), {:+.2f} GB".format(
+                row["ratio"], *row["quartiles"], (row["peak_mb"] - plain["peak_mb"]) / 1000
+            )
+            for row, plain in found
+        ]
+        errors = (f"{row['error']:.0e}" for row, _ in found if row["error"])
+        rows.append([name, *cells, ", ".join(errors)])
+    words = "; ".join(
+        f"{name}: {1000 * case[PLAIN]['seconds']:.0f} ms, {case[PLAIN]['peak_mb'] / 1000:.1f} GB"
+        for name, case in cases.items()
+    )
+    where = one.get("gpu") or f"{one['threads']} threads of an {one['cpu']} CPU"
+    text = table(["step", *cases, "error of the hypergradient"], rows)
+    return f"{text}\n\nA plain step: {words}. {where}, torch {one['torch']}."
 
 
 def every_table():
-    """Cost on MiniLM and accuracy on toy, by --omega-every."""
-    rows = []
+    """Mean cost of a step on MiniLM, in plain steps, and accuracy on toy, by --omega-every."""
+    once, rows = measured("step")["MiniLM, 6 exits, 16 x 64"]["cross, unrolled"]["ratio"], []
     for n in (1, 2, 4, 8):
         runs = load("toy", "cross" if n == EVERY else f"omega-every-{n}")
-        ratio = measured("every")[f"every {n}"]["ratio"]
+        ratio = (once + n - 1) / n
         ce = [run["weights"]["ce"] for run in runs]
         last = f"{spread(list(map(last_exit, runs)))} (n = {len(runs)})"
         cells = [last, f"{np.mean(ce):.2f}"] if runs else ["", ""]
@@ -141,16 +130,18 @@ def every_table():
 
 def sizes_table():
     sizes = measured("sizes")
-    words = {PLAIN: "plain", form(next(iter(sizes.values()))): "bilevel or cross"}
-    rows = [[word, *(f"{row[name] / 1000:.1f} GB" for row in sizes.values())]
-            for name, word in words.items()]  # fmt: skip
+    words = {PLAIN: "plain", OURS: "`unrolled`, the default", "bilevel, forward": "`forward`"}
+    rows = []
+    for name, word in words.items():
+        found = [case[name] for case in sizes.values()]
+        rows.append([word, *(f"{x['peak_mb'] / 1000:.1f} GB, {x['seconds']:.0f} s" for x in found)])
     return table(["BERT-base, examples x tokens", *sizes], rows)
 
 
 def growth_table():
     rows = []
     for name, case in measured("growth").items():
-        plain, ours = case[PLAIN], case[form(case)]
+        plain, ours = case[PLAIN], case[OURS]
         cells = [f"{1000 * x['seconds']:.0f} ms, {x['peak_mb']:.0f} MB" for x in (plain, ours)]
         rows.append([name, *cells, f"{ours['ratio']:.2f}"])
     return table(["bilevel step at H = 256", "plain", "bilevel", "ratio"], rows)
@@ -178,9 +169,10 @@ TABLES = {
     "seeds": seeds,
     "band": band,
     "step-size": step_size_table,
-    "step": step_table,
+    "step": partial(step_table, "step"),
     "every": every_table,
     "sizes": sizes_table,
+    "gpu": partial(step_table, "gpu"),
     "growth": growth_table,
     "encoder": encoder_table,
     "exit": exit_table,
