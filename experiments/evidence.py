@@ -4,6 +4,7 @@ run      a result, of compare.py or of train.py          M    exits
 metric   accuracy, or Matthews correlation for cola, on dev; tables give it in percent
 """
 
+import itertools
 import json
 from functools import partial
 from pathlib import Path
@@ -195,7 +196,7 @@ def agreement(weights, draws=2000):
 
 def command(task):
     seeds = {"toy": 10, "rte": 3}.get(task, 5)
-    more = " --workers 2" if task == "toy" else " -- --data-dir GLUE"
+    more = " --workers 2" if task == "toy" else " -- --data-dir GLUE --device cuda"
     return f"`python experiments/compare.py --task {task} --seeds {seeds}{more}`"
 
 
@@ -224,15 +225,27 @@ def exits_table(task, folder=COMPARED):
         return absent(task)
     for name, runs in found.items():
         exits = np.array([exits_of(run) for run in runs])  # (runs, M)
-        time = np.mean([clock[name, run["seed"]] for run in runs])
-        cells = [*map(spread, exits.T), spread(exits.mean(axis=1)), f"{time:.0f}"]
+        time = spread([clock.get((name, run["seed"]), np.nan) for run in runs], 1, 0)
+        cells = [*map(spread, exits.T), spread(exits.mean(axis=1)), time]
         rows.append([METHODS[name].words, len(runs), *cells])
     run = next(iter(found.values()))[0]
     exits = (f"exit {row['exit']}" for row in run["exits"])
     head = [f"{task}, {run['metric']}", "n", *exits, "mean", "seconds"]
     constant = 100 * run["majority"][run["metric"]]
-    last = f"Always the most frequent class: {constant:.1f}. {command(task)}"
+    where = {run["device"] for runs in found.values() for run in runs}
+    last = f"Always the most frequent class: {constant:.1f}. On {', '.join(where)}. {command(task)}"
     return f"{table(head, rows)}\n\n{last}"
+
+
+def tuning_table(folder=COMPARED):
+    """The mean over exits at each learning rate, on rows of train held out; the best in bold."""
+    rates, rows = sorted(Path(folder).glob("tuning/*"), key=lambda path: float(path.name)), []
+    for task, name in itertools.product(TASKS, METHODS):
+        means = [100 * over_exits(run) for rate in rates for run in load(task, name, rate)]
+        cells = [f"**{x:.1f}**" if x == max(means) else f"{x:.1f}" for x in means]
+        if means:
+            rows.append([task, METHODS[name].words, *cells])
+    return table(["task", "method", *(rate.name for rate in rates)], rows)
 
 
 def leaving_table(task, folder=COMPARED):
@@ -386,13 +399,13 @@ def agreement_table(folder=COMPARED):
 
 
 def headline_table(folder=COMPARED):
-    """For the README: the built-in task."""
+    """For the README: the built-in task, equal updates."""
     rows = []
-    for name, runs in listed("toy", folder, HEADLINE).items():
+    for name, runs in listed("toy", folder, HEADLINE[:-1]).items():
         cells = [spread(list(map(number, runs))) for number in (first_exit, last_exit)]
         gain = interval(paired(load("toy", "plain", folder), runs, over_exits))
         rows.append([METHODS[name].words, *cells, gain if name != "plain" else "-"])
-    head = ["trained as; accuracy on dev", "first exit", "last exit", "all exits, against row 1"]
+    head = ["trained as; accuracy on dev", "first exit", "last exit", "all, against row 1"]
     return table(head, rows) if rows else absent("toy")
 
 
@@ -416,6 +429,7 @@ TABLES = {
     **{f"picture-{name}": partial(picture, name) for name in PICTURES},
     "compared": headline_table,
     **{f"exits-{task}": partial(exits_table, task) for task in TASKS},
+    "tuning": tuning_table,
     **{f"leaving-{task}": partial(leaving_table, task) for task in TASKS},
     "levels": levels_table,
     **{f"differences-{number}": partial(differences_table, number) for number in QUESTIONS},

@@ -30,6 +30,11 @@ STYLES = {  # name: colour, marker, line; apart without colour too
 }
 
 
+def shown(folder):
+    """The tasks with runs of cross; the others have nothing to be compared."""
+    return [task for task in TASKS if load(task, "cross", folder)]
+
+
 def new_figure(rows, columns, size, **options):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no window, no state that other code could see
@@ -49,7 +54,7 @@ def line(axes, name, x, y, half, every=1):
 
 def exits_figure(folder):
     """A panel a task: what each exit can do where every example goes as deep as that."""
-    tasks = {task: found for task in TASKS if (found := listed(task, folder, STYLES))}
+    tasks = {task: listed(task, folder, STYLES) for task in shown(folder)}
     figure, panels = new_figure(1, len(tasks), (5 * len(tasks), 5))
     for axes, (task, found) in zip(panels[0], tasks.items(), strict=True):
         for name, runs in found.items():
@@ -77,8 +82,9 @@ def forest(axes, rows, title):
 
 def differences_figure(folder):
     """A panel a task, a row a comparison."""
-    figure, panels = new_figure(1, len(TASKS), (16, 6), sharey=True)
-    for axes, task in zip(panels[0], TASKS, strict=True):
+    tasks = shown(folder)
+    figure, panels = new_figure(1, len(tasks), (4 + 4 * len(tasks), 6), sharey=True)
+    for axes, task in zip(panels[0], tasks, strict=True):
         rows = []
         for question, comparisons in evidence.QUESTIONS.items():
             for _, a, b in comparisons:
@@ -99,9 +105,10 @@ def choices_figure(folder):
 def weights_figure(folder):
     """A column a task, a row a method: who teaches whom, mean over seeds; darker is more."""
     found = {(name, task): kd.mean(axis=0) for task, name, _, kd in evidence.learned(folder)}
-    figure, panels = new_figure(2, len(TASKS), (16, 8.5))
+    tasks = shown(folder)
+    figure, panels = new_figure(2, len(tasks), (4 * len(tasks), 8.5))
     for row, name in enumerate(("bilevel", "cross")):
-        for axes, task in zip(panels[row], TASKS, strict=True):
+        for axes, task in zip(panels[row], tasks, strict=True):
             kd = found.get((name, task), np.zeros((1, 1)))  # (M, M)
             axes.imshow(kd, cmap="Greys", vmin=0, vmax=2)
             for m, t in np.ndindex(kd.shape):
@@ -118,9 +125,10 @@ def weights_figure(folder):
 
 def leaving_figure(folder):
     """A row a task, a column a rule. Above 0, the rule knows more than chance."""
-    figure, panels = new_figure(len(TASKS), len(RULES), (14, 3.5 * len(TASKS)), sharex=True)
+    tasks = shown(folder)
+    figure, panels = new_figure(len(tasks), len(RULES), (14, 3.5 * len(tasks)), sharex=True)
     for (row, column), axes in np.ndenumerate(panels):
-        task, rule = TASKS[row], RULES[column]
+        task, rule = tasks[row], RULES[column]
         for name, runs in listed(task, folder, STYLES).items():
             grid = np.linspace(1, len(runs[0]["exits"]), 51)
             values = np.array([[evidence.over_mix(run, rule, s) for s in grid] for run in runs])
@@ -136,7 +144,7 @@ def leaving_figure(folder):
 
 def draw(results, out):
     """-> the paths of the pictures. ValueError if there is nothing to draw."""
-    if not any(listed(task, results, STYLES) for task in TASKS):
+    if not shown(results):
         raise ValueError(f"{results}: no results; python experiments/compare.py")
     figures = (exits_figure, differences_figure, weights_figure, leaving_figure, choices_figure)
     paths = []

@@ -184,6 +184,7 @@ def test_a_run_repeated_gives_the_same_file_and_a_finished_one_is_left_alone(tmp
 
 def made_up(folder, task, name, seed, exits, sweep=(), **more):
     run = {"metric": "acc", "majority": {"acc": 0.51}, "seed": seed, "levels": [], **more}
+    run["device"] = "cpu"
     run["exits"] = [{"exit": m, "acc": x} for m, x in enumerate(exits, 1)]
     run["sweep"] = [{"rule": "patience", "mean_exit": e, "acc": x} for e, x in sweep]
     path = Path(folder) / task / f"{name}-s{seed}.json"
@@ -263,7 +264,8 @@ def test_agreement_by_all_orders_of_the_exits(shape):
 
 
 def test_tables_of_nothing_name_the_command(tmp_path):
-    absent = "Not run yet: `python experiments/compare.py --task rte --seeds 3 -- --data-dir GLUE`"
+    more = "--seeds 3 -- --data-dir GLUE --device cuda"
+    absent = f"Not run yet: `python experiments/compare.py --task rte {more}`"
     assert (
         evidence.exits_table("rte", tmp_path) == evidence.leaving_table("rte", tmp_path) == absent
     )
@@ -284,7 +286,10 @@ def test_the_tables_show_the_numbers_of_the_results(tmp_path):
             made_up(tmp_path, "toy", name, seed, [x + seed / 100, x, x], [(1.5, 0.5)],
                     weights=weights, levels=levels)  # fmt: skip
     exits = evidence.exits_table("toy", tmp_path)
-    assert "cross | 2 | 80.5 +- 0.7 | 80.0 +- 0.0 | 80.0 +- 0.0 | 80.2 +- 0.2 | 7 |" in exits
+    assert (
+        "cross | 2 | 80.5 +- 0.7 | 80.0 +- 0.0 | 80.0 +- 0.0 | 80.2 +- 0.2 | 7 +- 0 |" in exits
+        and "On cpu." in exits
+    )
     differences = evidence.differences_table(3, tmp_path)
     assert differences.count("**+20.0 (+20.0 .. +20.0)**") == 3 and "toy | 2 |" in differences
     assert "3 intervals of 95 %, of which 3 exclude 0 (bold)." in differences
@@ -315,9 +320,11 @@ def test_pictures_show_the_numbers_of_the_results(tmp_path):
 
     with pytest.raises(ValueError, match="no results"):
         plot.draw(tmp_path, tmp_path)
-    for name, x in (("plain", 0.7), ("all-uniform", 0.8)):
+    weights = {"ce": [1.0, 1.0], "kd": [[0.0, 1.0], [1.0, 0.0]]}
+    for name, x in (("plain", 0.7), ("all-uniform", 0.8), ("cross", 0.75)):
         for seed in (0, 1):
-            made_up(tmp_path, "toy", name, seed, [x, x + seed / 10], [(1.5, x)])
+            exits = [x, x + seed / 10]
+            made_up(tmp_path, "toy", name, seed, exits, [(1.5, x)], weights=weights)
     paths = plot.draw(tmp_path, tmp_path)
     assert [path.name for path in paths] == [f"evidence-{name}.png" for name in evidence.PICTURES]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
