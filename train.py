@@ -380,7 +380,7 @@ def run(config):
         print(f"{folder} is finished; nothing to do")
         return folder
     if device.type == "cuda" and config.hypergradient != "difference":
-        # TF32: faster, but its rounding would drown small differences.
+        # TF32: faster; but differences of nearly equal numbers need all digits.
         torch.set_float32_matmul_precision("high")
     torch.manual_seed(config.seed)
     processes.barrier(RANK > 0)  # rank 0 downloads what is missing, while the others wait
