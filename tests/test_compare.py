@@ -144,6 +144,12 @@ def test_every_method_and_choice_has_settings_that_train_accepts():
         assert train.optimize_of(configs[name]) == name
 
 
+def test_tuning_reports_rows_of_train_that_it_does_not_train_on():
+    part, whole = compare.tuning_task("toy"), compare.load_task("toy")
+    assert sorted(part.train + part.dev) == sorted(whole.train)
+    assert len(part.dev) == pytest.approx(0.1 * len(whole.train), abs=1)
+
+
 def test_only_missing_runs_are_made_and_those_that_need_another_come_later(tmp_path):
     jobs = compare.plan("toy", 10)
     assert len(set(jobs)) == len(jobs) == 10 * len(methods.METHODS) + 5 * len(methods.CHOICES)
@@ -183,8 +189,7 @@ def test_a_run_repeated_gives_the_same_file_and_a_finished_one_is_left_alone(tmp
 
 
 def made_up(folder, task, name, seed, exits, sweep=(), **more):
-    run = {"metric": "acc", "majority": {"acc": 0.51}, "seed": seed, "levels": [], **more}
-    run["device"] = "cpu"
+    run = dict(metric="acc", majority={"acc": 0.51}, seed=seed, levels=[], device="cpu") | more
     run["exits"] = [{"exit": m, "acc": x} for m, x in enumerate(exits, 1)]
     run["sweep"] = [{"rule": "patience", "mean_exit": e, "acc": x} for e, x in sweep]
     path = Path(folder) / task / f"{name}-s{seed}.json"
@@ -323,8 +328,7 @@ def test_pictures_show_the_numbers_of_the_results(tmp_path):
     weights = {"ce": [1.0, 1.0], "kd": [[0.0, 1.0], [1.0, 0.0]]}
     for name, x in (("plain", 0.7), ("all-uniform", 0.8), ("cross", 0.75)):
         for seed in (0, 1):
-            exits = [x, x + seed / 10]
-            made_up(tmp_path, "toy", name, seed, exits, [(1.5, x)], weights=weights)
+            made_up(tmp_path, "toy", name, seed, [x, x + seed / 10], [(1.5, x)], weights=weights)
     paths = plot.draw(tmp_path, tmp_path)
     assert [path.name for path in paths] == [f"evidence-{name}.png" for name in evidence.PICTURES]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
