@@ -18,9 +18,9 @@ from exercises import check
 ROOT = Path(__file__).parent.parent
 
 
-def edited(name, edits):
-    """A fresh copy of a module with pairs (old, new) replaced. old None: new comes at the end, and
-    takes the place of functions of the same name."""
+def edited_source(name, edits):
+    """A module's text with pairs (old, new) replaced. old None: new comes at the end, and takes the
+    place of functions of the same name."""
     path = ROOT / f"{name.replace('.', '/')}.py"
     source = path.read_text(encoding="utf-8")
     for old, new in edits:
@@ -29,8 +29,13 @@ def edited(name, edits):
         else:
             assert source.count(old) == 1, f"{source.count(old)} times in {path}: {old!r}"
             source = source.replace(old, new)
+    return source
+
+
+def edited(name, edits):
+    """A fresh module of this text."""
     module = types.ModuleType(name)
-    exec(compile(source, path, "exec"), module.__dict__)
+    exec(compile(edited_source(name, edits), f"{name}.py", "exec"), module.__dict__)
     return module
 
 
@@ -349,3 +354,11 @@ def test_pages_have_their_parts_and_name_options_that_exist():
         parts = "Time: ", "**Change.**", "**Formula.**", "**What you should see.**", "<details>"
         assert [page.count(part) for part in parts] == [1] * len(parts), path.name
         assert set(re.findall(r"--[a-z][a-z0-9-]+", page)) <= known, path.name
+
+
+def test_figures_come_from_the_runs(monkeypatch):
+    from measure_exercises import TABLES, tables
+
+    monkeypatch.setattr(tables, "TABLES", TABLES)
+    pages = [path.read_text(encoding="utf-8") for path in check.PAGES.values()]
+    assert [tables.fill(page) for page in pages] == pages

@@ -1,0 +1,143 @@
+"""What each exercise changes: its solution in a copy of the project, trained on a few seeds.
+
+    python tests/measure_exercises.py        # runs that are missing, then the tables of the pages
+
+The runs are results/compare/exercises/NAME-sSEED.json; some exercises are a method or a choice of
+experiments/compare.py too, and have its runs. It is here because it needs the solutions.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
+
+import evidence  # noqa: E402
+import tables  # noqa: E402
+from test_exercises import FILES, SOLUTIONS, edited_source  # noqa: E402
+
+from exercises import check  # noqa: E402
+
+SEEDS = (0, 1, 2)
+RESULTS = ROOT / "results" / "compare" / "exercises"
+CODE = ("bert.py", "leebert.py", "data.py", "train.py", "support")
+SMALL = ["--train-examples=2000", "--epochs=12"]
+RUNS = {  # name: exercise, options of train.py, further edits of train.py
+    "pcee": (2, [], [('"confidence": [', '"pcee": [1, 2, 3, 4, 5, 6],\n    "confidence": [')]),
+    "ensemble": (5, [], []),
+    "softmax-single": (6, ["--optimize=single"], []),
+    "shared": (7, [], [("TOY_BERT = dict(\n", "TOY_BERT = dict(\n    share_layers=True,")]),
+    "train": (8, ["--judge=train"], []),
+    "held-out-small": (8, SMALL, []),
+    "train-small": (8, ["--judge=train", *SMALL], []),
+    "fifth-level": (9, [], []),
+    "fifth-level-long": (9, ["--epochs=2"], []),
+}
+
+# --------------------------------------------------------------------------------------------------
+# 1. The runs
+
+
+def measure(name, seed):
+    n, options, edits = RUNS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        for path in map(ROOT.joinpath, CODE):
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, Path(folder) / path.name)
+        changed = FILES.get(n, "leebert")
+        (Path(folder) / f"{changed}.py").write_text(edited_source(changed, SOLUTIONS[n]))
+        if edits:
+            (Path(folder) / "train.py").write_text(edited_source("train", edits))
+        argv = [sys.executable, "train.py", f"--seed={seed}", "--device=cpu", "--out=run", *options]
+        one = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run(argv, cwd=folder, env=one, check=True, stdout=subprocess.DEVNULL)
+        result = json.loads((Path(folder) / "run" / "result.json").read_text())
+    for row in [result, *result["sweep"], result["operating_point"] or {}]:
+        for clock in ("seconds", "speedup_wall"):  # which no run repeats
+            row.pop(clock, None)
+    lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items())
+    (RESULTS / f"{name}-s{seed}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    print(name, "seed", seed, flush=True)
+
+
+def measure_all():
+    jobs = [(name, seed) for name in RUNS for seed in SEEDS]
+    jobs = [job for job in jobs if not (RESULTS / "{}-s{}.json".format(*job)).exists()]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda job: measure(*job), jobs))
+
+
+# --------------------------------------------------------------------------------------------------
+# 2. The tables: (in words, runs of RUNS or of compare.py) by exercise
+
+AS_IT_IS = ("as it is", "cross")
+ROWS = {
+    2: [("as it is, and the new rule", "pcee")],
+    3: [AS_IT_IS, ("Jensen-Shannon", "jsd")],
+    4: [AS_IT_IS, ("not detached", "attached")],
+    5: [AS_IT_IS, ("ensemble", "ensemble")],
+    6: [AS_IT_IS, ("softmax", "softmax"), ("`single`", "single"),
+        ("`single`, softmax", "softmax-single")],
+    7: [AS_IT_IS, ("one layer", "shared")],
+    8: [("held-out", "cross"), ("train", "train"), ("uniform", "all-uniform"),
+        ("held-out, small train", "held-out-small"), ("train, small train", "train-small")],
+}  # fmt: skip
+
+
+WEIGHTS = {  # 1 at the uniform sum
+    "weight of CE 1": lambda run: run["weights"]["ce"][0],
+    "of CE 6": lambda run: run["weights"]["ce"][-1],
+    "of teacher 1": lambda run: np.sum(run["weights"]["kd"], axis=0)[0],
+    "of teacher 6": lambda run: np.sum(run["weights"]["kd"], axis=0)[-1],
+}
+PCEE = {"pcee, 2x": partial(evidence.at_speedup, rule="pcee", speedup=2)}
+EXITS = evidence.NUMBERS
+COLUMNS = {2: EXITS | PCEE, 5: EXITS, 7: EXITS}  # others: exits and weights
+
+
+def table(n):
+    rows, columns = [], COLUMNS.get(n, EXITS | WEIGHTS)
+    for words, name in ROWS[n]:
+        task = "exercises" if name in RUNS else "toy"
+        runs = [run for run in evidence.load(task, name) if run["seed"] in SEEDS]
+        row = [words]
+        for column, number in columns.items():
+            scale, digits = (1, 2) if column in WEIGHTS else (100, 1)
+            row.append(evidence.spread([number(run) for run in runs], scale, digits))
+        rows.append(row)
+    return evidence.table([f"{len(runs)} seeds", *columns], rows)
+
+
+LEVELS = ("fifth-level", "fifth-level-long")
+
+
+def levels(name):
+    """Exercise 9: the accuracy of each exit by level."""
+    runs, rows = evidence.load("exercises", name), []
+    for same in zip(*(run["levels"] for run in runs), strict=True):
+        exits = np.array([row["exits"] for row in same])  # (runs, M)
+        rows.append([same[0]["level"], *map(evidence.spread, exits.T)])
+    return evidence.table([f"level; {len(runs)} seeds", *(f"exit {m}" for m in range(1, 7))], rows)
+
+
+TABLES = {f"measured-{n}": partial(table, n) for n in ROWS}
+TABLES |= {f"measured-9-{i}": partial(levels, name) for i, name in enumerate(LEVELS, 1)}
+
+
+def fill_pages():
+    tables.TABLES |= TABLES
+    for path in check.PAGES.values():
+        path.write_text(tables.fill(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    measure_all()
+    fill_pages()
