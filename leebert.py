@@ -3,7 +3,7 @@
 Wei Zhu, "LeeBERT: Learned Early Exit for BERT with cross-level optimization", ACL 2021. No code of
 the paper was published, and parts of the method are known only from others who read it. So each
 decision below carries its source: [paper] its abstract says so, [reported] others report it from
-the paper, [ours] nobody knows, we chose. The README has the same list as a table.
+the paper, [ours] unknown to us, so we chose. The README has the same list as a table.
 
     symbol     meaning                                        in the code         shape
     M, B, C    exits (= layers), examples, classes; C = 1: a number is learned, not a class
@@ -48,7 +48,7 @@ warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
 def pool(hidden, mask, how):
     """What an exit looks at: hidden (B, T, H), mask (B, T), 1 for a token -> (B, H).
 
-    cls     the state of [CLS], the first token, as in the paper
+    cls     the state of [CLS], the first token, as is usual for BERT
     mean    the mean over the tokens that are not padding [ours]: for a checkpoint that was trained
             for such means, whose [CLS] holds little
     """
