@@ -26,12 +26,18 @@ def usual_mistakes(right, model, weights, d1, d2, again):
         return ref.through_weights(weights, dw(g, v))
 
     teachers = "the teachers move: each must be held fixed at its logits at Theta"
+    gates = [torch.sigmoid(x) for x in weights.parameters()]
+    number = (
+        "the slope of w_{m,t} lacks the division by the number of m's teachers, or misplaces it"
+    )
     slope = "this is dJ/dw; Omega stands inside a sigmoid, and the slope of the gate is missing"
     return [
         ("the sign is wrong: Theta' goes against the gradient of a term", [-x for x in right]),
         ("the factor xi is missing", [x / XI for x in right]),
         (slope, dw(g, v)),
         (slope, [x * s for x, s in zip(dw(g, v), (1, weights.share), strict=True)]),
+        (number, [x * 2 * s * (1 - s) for x, s in zip(dw(g, v), gates, strict=True)]),
+        (number, [x * w * (2 - w) / 2 for x, w in zip(dw(g, v), weights(), strict=True)]),
         ("the judge's gradient v belongs to Theta', after the look-ahead; yours is taken at Theta",
          hyper(g, ref.judge_gradient(model, d2, again, LAM))),
         ("the gradients of the terms belong to Theta, where the step starts; yours are taken at "

@@ -132,12 +132,8 @@ TABLES = {f"measured-{n}": partial(table, n) for n in ROWS}
 TABLES |= {f"measured-9-{i}": partial(levels, name) for i, name in enumerate(LEVELS, 1)}
 
 
-def fill_pages():
-    tables.TABLES |= TABLES
-    for path in check.PAGES.values():
-        path.write_text(tables.fill(path.read_text(encoding="utf-8")), encoding="utf-8")
-
-
 if __name__ == "__main__":
     measure_all()
-    fill_pages()
+    tables.TABLES |= TABLES
+    for page in check.PAGES.values():
+        page.write_text(tables.fill(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -110,6 +110,8 @@ MISTAKES[1] = [
     ("by_loop: the factor xi is missing", LOOP, "-torch.stack"),
     ("yours is taken at Theta$", "(p - xi * x)", "(p - 0 * x)"),
     ("by_loop: .* slope of the gate", "finish(loss_weights, [dw[0], dw[1]", "([dw[0], dw[1]"),
+    ("number of m's teachers", "return finish(loss_weights, [dw[0], dw[1].view(kd.shape)])",
+     "return [x * w * (2 - w) / 2 for x, w in zip((dw[0], dw[1].view(3, 3)), loss_weights())]"),
     ("lambda F.D1. is missing", "d2, again, lam)\n", "d2, again, 0.0)\n"),
     ("those of the step", "ahead, d2, again", "ahead, d2, d1"),
     ("by_loop is right; not started: by_direction", DIRECTION, "raise NotImplementedError"),
