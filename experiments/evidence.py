@@ -214,7 +214,7 @@ def counted(text):
     intervals, bold = text.count(" .. "), text.count("**") // 2
     return (
         f"{text}\n\n{intervals} intervals of 95 %, of which {bold} exclude 0 (bold). If nothing "
-        f"made a difference, about {intervals / 20:.0f} would."
+        f"made a difference, about {intervals / 20:.1f} would."
     )
 
 
