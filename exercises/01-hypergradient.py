@@ -27,9 +27,7 @@ def usual_mistakes(right, model, weights, d1, d2, again):
 
     teachers = "the teachers move: each must be held fixed at its logits at Theta"
     gates = [torch.sigmoid(x) for x in weights.parameters()]
-    number = (
-        "the slope of w_{m,t} lacks the division by the number of m's teachers, or misplaces it"
-    )
+    number = "the slope of w_{m,t} lacks the number of m's teachers, or has it in a wrong place"
     slope = "this is dJ/dw; Omega stands inside a sigmoid, and the slope of the gate is missing"
     return [
         ("the sign is wrong: Theta' goes against the gradient of a term", [-x for x in right]),

@@ -194,11 +194,12 @@ def errors(config, B, T, device="cpu"):
     for name, hyper in found.items():
         difference = torch.cat([x.double().flatten() for x in hyper]) - exact
         result[name] = float(difference.norm() / exact.norm())
+        assert result[name] < (0.1 if "difference" in name else 1e-3), f"{name}: {result[name]}"
     return result
 
 
 def steps_of(config, B, T, repetitions, device="cpu"):
-    """All steps, in turns -> name -> row, with error and peak memory."""
+    """All steps, in turns, after a check of their results -> name -> row, with peak memory."""
     error, state = errors(config, B, T, device), problem(config, B, T, device=device)
 
     def step(name):
@@ -209,7 +210,6 @@ def steps_of(config, B, T, repetitions, device="cpu"):
     rows = take_turns({name: partial(step, name) for name in STEPS}, repetitions)
     for name, row in rows.items():
         row["error"] = error.get(name, 0.0)
-        assert row["error"] < (0.1 if "difference" in name else 1e-3), f"{name}: {row['error']}"
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
             step(name)

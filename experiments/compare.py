@@ -57,7 +57,7 @@ TASKS = {
 RATES = (5e-5, 1.5e-4, 4.5e-4)
 BEST = {("cola", "pabee"): {"lr": 4.5e-4}, ("rte", "pabee"): {"lr": 4.5e-4}}
 TUNED = ("plain", "pabee", "last", "all-uniform", "single", "bilevel", "cross")
-TUNING_SEED = 100
+TUNING_SEED = 100  # of no run that reports
 EVERYTHING = {**METHODS, **CHOICES}
 
 # --------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def tuning_task(*args):
     return task
 
 
-def one_run(name, task, seed, results, more):
+def one_run(name, task, seed, results, more, tune=False):
     """Train, evaluate, write the result and a line of clocks.jsonl -> seconds of training."""
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -141,7 +141,7 @@ def one_run(name, task, seed, results, more):
     # No picture, and a clock that stands still while the machine does something else.
     patches = {"support.picture.draw": str, "time.perf_counter": time.process_time}
     patches |= method.patches
-    if seed == TUNING_SEED:
+    if tune:
         patches["data.load_task"] = tuning_task
     if method.start:
         end = read(result_path(results, task, method.start, seed))["weights"]
@@ -165,7 +165,7 @@ def one_run(name, task, seed, results, more):
     return clock["seconds"]
 
 
-def run_all(jobs, task, results, more, workers):
+def run_all(jobs, task, results, more, workers, tune=False):
     """Make the runs that have no result yet, `workers` at a time -> number of those that failed."""
     todo = missing(jobs, task, results, more)
     print(f"{task}: {len(jobs)} runs, {len(jobs) - len(todo)} of them done", flush=True)
@@ -174,7 +174,7 @@ def run_all(jobs, task, results, more, workers):
         # A process for every run: none can leave anything behind for the next.
         with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
             futures = {
-                pool.submit(one_run, name, task, seed, results, more): (name, seed)
+                pool.submit(one_run, name, task, seed, results, more, tune): (name, seed)
                 for name, seed in part
             }
             try:
@@ -206,13 +206,13 @@ def main():
     args = parser.parse_args(own)
     failed = 0
     try:
-        for task, rate in itertools.product(args.task if args.tune else (), RATES):
-            jobs = [(name, TUNING_SEED) for name in args.only or TUNED]
-            folder, rated = f"{args.results}/tuning/{rate:g}", [*more, f"--lr={rate:g}"]
-            failed += run_all(jobs, task, folder, rated, args.workers)
-        for task in () if args.tune else args.task:
-            jobs = plan(task, args.seeds, args.only)
-            failed += run_all(jobs, task, args.results, more, args.workers)
+        for task in args.task:
+            jobs, parts = plan(task, args.seeds, args.only), {args.results: more}
+            if args.tune:
+                jobs = [(name, TUNING_SEED) for name in args.only or TUNED]
+                parts = {f"{args.results}/tuning/{x:g}": [*more, f"--lr={x:g}"] for x in RATES}
+            for folder, options in parts.items():
+                failed += run_all(jobs, task, folder, options, args.workers, args.tune)
     except BrokenExecutor as error:
         raise ValueError(f"a run was killed: {error}") from None
     if Path(args.results).resolve() == COMPARED:

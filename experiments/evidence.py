@@ -232,7 +232,7 @@ def exits_table(task, folder=COMPARED):
     exits = (f"exit {row['exit']}" for row in run["exits"])
     head = [f"{task}, {run['metric']}", "n", *exits, "mean", "seconds"]
     constant = 100 * run["majority"][run["metric"]]
-    where = {run["device"] for runs in found.values() for run in runs}
+    where = sorted({run["device"] for runs in found.values() for run in runs})
     last = f"Always the most frequent class: {constant:.1f}. On {', '.join(where)}. {command(task)}"
     return f"{table(head, rows)}\n\n{last}"
 
@@ -401,7 +401,7 @@ def agreement_table(folder=COMPARED):
 def headline_table(folder=COMPARED):
     """For the README: the built-in task, equal updates."""
     rows = []
-    for name, runs in listed("toy", folder, HEADLINE[:-1]).items():
+    for name, runs in listed("toy", folder, HEADLINE[:-1]).items():  # the last one is longer
         cells = [spread(list(map(number, runs))) for number in (first_exit, last_exit)]
         gain = interval(paired(load("toy", "plain", folder), runs, over_exits))
         rows.append([METHODS[name].words, *cells, gain if name != "plain" else "-"])

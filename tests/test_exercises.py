@@ -112,6 +112,7 @@ MISTAKES[1] = [
     ("by_loop: .* slope of the gate", "finish(loss_weights, [dw[0], dw[1]", "([dw[0], dw[1]"),
     ("number of m's teachers", "return finish(loss_weights, [dw[0], dw[1].view(kd.shape)])",
      "return [x * w * (2 - w) / 2 for x, w in zip((dw[0], dw[1].view(3, 3)), loss_weights())]"),
+    ("number of m's teachers", "dw[1].view(kd.shape)", "2 * dw[1].view(kd.shape)"),
     ("lambda F.D1. is missing", "d2, again, lam)\n", "d2, again, 0.0)\n"),
     ("those of the step", "ahead, d2, again", "ahead, d2, d1"),
     ("by_loop is right; not started: by_direction", DIRECTION, "raise NotImplementedError"),
