@@ -298,11 +298,11 @@ def unrolled(model, loss_weights, d1, d2, again, step_size, lam, temperature, av
 #
 #     dJ/dw_k = < v, dTheta'/dw_k > = -xi < v, grad l_k(Theta) >                                 (7)
 #
-# In words: more weight on a loss term lowers J exactly when the term's gradient has a positive inner
-# product with the judge's gradient v: a small step that lowers the one lowers the other. Gradient
-# descent (6) then raises that weight. (train.py descends with Adam, which also remembers earlier
-# gradients.) And cheap: all K inner products are the derivative of ONE vector function, the terms
-# l(Theta) = (l_1 .. l_K), in ONE direction, v. No loop over terms, no second-order graph.
+# In words: more weight on a loss term lowers J exactly when the term's gradient has a positive
+# inner product with the judge's gradient v: a small step that lowers the one lowers the other.
+# Gradient descent (6) then raises that weight. (train.py descends with Adam, which also remembers
+# earlier gradients.) And cheap: all K inner products are the derivative of ONE vector function, the
+# terms l(Theta) = (l_1 .. l_K), in ONE direction, v. No loop over terms, no second-order graph.
 
 
 def derivative_forward(terms, theta, v):
