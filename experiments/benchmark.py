@@ -12,7 +12,8 @@
     exit      seconds saved by leaving early against layers saved
 
 All rivals take turns, so that a slow moment of the machine affects all alike. Before a rival is
-timed its result is compared with ours: a fast wrong answer does not count. Memory is Linux's.
+timed its result is compared with ours: a fast wrong answer does not count. Memory is what Linux
+counts; on a GPU, what torch does.
 """
 
 import argparse
@@ -334,7 +335,7 @@ def part_exit(options):
     try:
         model, _, run = load_run(options.run, leebert.MultiExitBert)
         dev = load_task("sst2", options.glue).dev
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"exit: {error}; --run names a run of train.py on sst2, --glue GLUE's folder")
         return None
     tokenizer, rows = load_tokenizer(find_model(run["model"]), model.bert.config.vocab_size), {}
