@@ -242,7 +242,7 @@ DROPPED = {
 
 
 def our_name(theirs):
-    """A checkpoint's tensor name -> ours; None if it is dropped, `unknown` if it is neither.
+    """A checkpoint's tensor name -> ours; None if it is dropped, `unknown...` if it is neither.
 
     Both styles: with and without the prefix `bert.`; LayerNorm's tensors called gamma and beta (as
     in 2018) or weight and bias.

@@ -1,4 +1,4 @@
-"""Data: the splits and their rule, the built-in task, GLUE, tokens, batches, downloads.
+"""Data: the splits and their rule, the built-in task, GLUE, metrics, tokens, batches.
 
 The rule of the splits. Every number of this project stands or falls with it:
 
@@ -301,8 +301,8 @@ def buckets(lengths, batch_size, rng=None):
     """Cut 0..N-1 into batches of similar length -> list of index arrays.
 
     Without rng: all of it by length, for evaluation. With rng: at random, for training, but sorted
-    by length within pools of 128 examples, and the batches then shuffled. Little padding, and still
-    another set of batches in every epoch.
+    by length within pools of 128 examples or more, and the batches then shuffled. Little padding,
+    and still another set of batches in every epoch.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
     size = len(order) if rng is None else max(128, batch_size)

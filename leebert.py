@@ -387,8 +387,8 @@ def hypergradient(
 
     d1, d2, again: batches with input_ids, token_type_ids, attention_mask (B, T) and labels (B,).
     again: the judge's examples of D1, by default d1. step_size is xi. method: `unrolled`, the
-    definition; `forward`, exact too, with half the extra memory; `difference`, approximate.
-    ValueError for another method.
+    definition; `forward`, exact too, with about half the extra memory or less; `difference`,
+    approximate. ValueError for another method.
     """
     return bilevel_gradients(
         model, loss_weights, d1, d2, again, step_size, lam, method, temperature

@@ -10,7 +10,7 @@
 
 From top to bottom: configuration, what is to be trained, the loop, evaluation, main. The method is
 in leebert.py; the line that calls it is `training_step`. Files, several processes and the printed
-report are in support/, which is not about LeeBERT.
+report are in support/; the method needs none of it.
 
     symbol  meaning                                 in the code         source of the value
     Theta   encoder and exits; its learning rate    lr                  as others fine-tune BERT

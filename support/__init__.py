@@ -1,1 +1,1 @@
-"""What a project like this needs and no paper is about. Nothing in this folder is about LeeBERT."""
+"""What a project like this needs and no paper is about. The method can be understood without it."""

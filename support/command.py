@@ -1,4 +1,4 @@
-"""How every script ends: exit status 0, or one clear line and another status."""
+"""How a script ends: exit status 0, or one clear line and another status."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""Several processes, as torchrun starts them; with one, nothing here does anything.
+"""Several processes, as torchrun starts them; with one, only the device is chosen here.
 
 Each process has the whole network and takes its share of every batch. The gradients of a step are
 averaged, so all make the same step, that of the whole batch. Only rank 0 writes.

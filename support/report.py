@@ -22,7 +22,7 @@ def progress(log, step, total, ce, kd, weights, tokens, seconds):
 
 
 def report(result):
-    """Tables of the sweep and of the levels, and the learned weights as a picture."""
+    """Tables of the sweep and of the levels, and the learned weights as a matrix."""
     metrics = [name for name in result["exits"][0] if name != "exit"]
     constant = "mean" if "pearson" in metrics else "most frequent class"
 

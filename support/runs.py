@@ -70,7 +70,7 @@ def digest(text):
 
 
 def start(folder, settings, facts, tokenizer):
-    """A new run's tokenizer.json and config.json. The latter comes last: it makes a run of it.
+    """A new run's tokenizer.json, and last its config.json, which makes the folder a run.
 
     Of a resumed run: ValueError if a fact, say its training data, has changed since it started.
     """
