@@ -298,6 +298,7 @@ QUESTIONS = {  # by the numbers of docs/evidence.md: in words, A, B
         ("cross against bilevel", "bilevel", "cross"),
         ("cross against single", "single", "cross"),
         ("bilevel against single", "single", "bilevel"),
+        ("single against uniform weights", "all-uniform", "single"),
     ),
     4: (
         ("final weights from the start, against uniform ones", "all-uniform-d1", "frozen-d1"),
