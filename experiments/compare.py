@@ -1,7 +1,7 @@
 """Train every method with the same budget, over seeds; keep one small result file a run.
 
     python experiments/compare.py --task toy --seeds 10 --workers 2
-    python experiments/compare.py --task sst2 cola --seeds 5 -- --data-dir GLUE    # pretrained
+    python experiments/compare.py --task sst2 cola rte --seeds 5 -- --data-dir GLUE   # pretrained
     python experiments/compare.py --task toy --seeds 5 --only cross bilevel
     python experiments/compare.py --task toy --seeds 1 --only cross --results /tmp/again   # repeat
     python experiments/compare.py --task cola --tune -- --data-dir GLUE    # try learning rates

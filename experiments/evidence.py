@@ -195,9 +195,8 @@ def agreement(weights, draws=2000):
 
 
 def command(task):
-    seeds = {"toy": 10, "rte": 3}.get(task, 5)
-    more = " --workers 2" if task == "toy" else " -- --data-dir GLUE --device cuda"
-    return f"`python experiments/compare.py --task {task} --seeds {seeds}{more}`"
+    more = "10 --workers 2" if task == "toy" else "5 -- --data-dir GLUE --device cuda"
+    return f"`python experiments/compare.py --task {task} --seeds {more}`"
 
 
 def absent(task):
@@ -342,10 +341,8 @@ def choices(folder=COMPARED):
 def choices_table(folder=COMPARED):
     """The built-in task: one change at a time."""
     numbers, rows = (first_exit, over_exits, last_exit), []
-    for words, runs, base in [
-        ("cross, as it is", load("toy", "cross", folder), []),
-        *choices(folder),
-    ]:
+    unchanged = ("cross, as it is", load("toy", "cross", folder), [])
+    for words, runs, base in [unchanged, *choices(folder)]:
         cells = [spread(list(map(number, runs))) for number in numbers]
         gains = [interval(paired(base, runs, number)) for number in numbers[1:]]
         rows.append([words, len(runs), *cells, *gains])
@@ -354,13 +351,10 @@ def choices_table(folder=COMPARED):
     return f"{counted(table(head, rows))} {command('toy')}" if rows[0][1] else absent("toy")
 
 
-LEARNED = ("single", "bilevel", "cross")
-
-
 def learned(folder=COMPARED):
     """-> (task, name, ce (runs, M), kd (runs, M, M)) of the methods that learn weights."""
     for task in TASKS:
-        for name in LEARNED:
+        for name in ("single", "bilevel", "cross"):
             if runs := load(task, name, folder):
                 yield task, name, *weights_of(runs)
 

@@ -35,13 +35,23 @@ def shown(folder):
     return [task for task in TASKS if load(task, "cross", folder)]
 
 
-def new_figure(rows, columns, size, **options):
+def new_figure(rows, columns, panel, **options):
+    """panel: the width and height of one, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no window, no state that other code could see
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=(columns * panel[0], rows * panel[1]), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def panel_a_task(tasks, panel):
+    """Two in a row -> figure, a panel for each task."""
+    columns = min(len(tasks), 2)
+    figure, panels = new_figure(-(-len(tasks) // columns), columns, panel)
+    for axes in panels.flat[len(tasks) :]:
+        axes.set_axis_off()
+    return figure, panels.flat[: len(tasks)]
 
 
 def line(axes, name, x, y, half, every=1):
@@ -55,15 +65,15 @@ def line(axes, name, x, y, half, every=1):
 def exits_figure(folder):
     """A panel a task: what each exit can do where every example goes as deep as that."""
     tasks = {task: listed(task, folder, STYLES) for task in shown(folder)}
-    figure, panels = new_figure(1, len(tasks), (5 * len(tasks), 5))
-    for axes, (task, found) in zip(panels[0], tasks.items(), strict=True):
+    figure, panels = panel_a_task(tasks, (5, 4))
+    for axes, (task, found) in zip(panels, tasks.items(), strict=True):
         for name, runs in found.items():
             exits = np.array([evidence.exits_of(run) for run in runs])  # (runs, M)
             std = exits.std(axis=0, ddof=1) if len(runs) > 1 else 0
             line(axes, name, np.arange(1, exits.shape[1] + 1), exits.mean(axis=0), std)
         title = f"{task}: {runs[0]['metric']} on dev"
         axes.set(title=title, xlabel="exit after layer", xticks=range(1, exits.shape[1] + 1))
-    panels[0, 0].legend()
+    panels[0].legend()
     return figure
 
 
@@ -83,8 +93,8 @@ def forest(axes, rows, title):
 def differences_figure(folder):
     """A panel a task, a row a comparison."""
     tasks = shown(folder)
-    figure, panels = new_figure(1, len(tasks), (4 + 4 * len(tasks), 6), sharey=True)
-    for axes, task in zip(panels[0], tasks, strict=True):
+    figure, panels = panel_a_task(tasks, (6, 5))
+    for axes, task in zip(panels, tasks, strict=True):
         rows = []
         for question, comparisons in evidence.QUESTIONS.items():
             for _, a, b in comparisons:
@@ -106,7 +116,7 @@ def weights_figure(folder):
     """A column a task, a row a method: who teaches whom, mean over seeds; darker is more."""
     found = {(name, task): kd.mean(axis=0) for task, name, _, kd in evidence.learned(folder)}
     tasks = shown(folder)
-    figure, panels = new_figure(2, len(tasks), (4 * len(tasks), 8.5))
+    figure, panels = new_figure(2, len(tasks), (4, 4.25))
     for row, name in enumerate(("bilevel", "cross")):
         for axes, task in zip(panels[row], tasks, strict=True):
             kd = found.get((name, task), np.zeros((1, 1)))  # (M, M)
@@ -115,9 +125,7 @@ def weights_figure(folder):
                 colour = "white" if kd[m, t] > 1.25 else "black"
                 number = f"{kd[m, t]:.2f}" if m != t else "-"
                 axes.text(t, m, number, ha="center", va="center", color=colour)
-            axes.set(
-                title=f"{task}, {name} (1: the uniform sum)", xlabel="teacher", ylabel="student"
-            )
+            axes.set(title=f"{task}, {name}; 1: uniform", xlabel="teacher", ylabel="student")
             axes.set_xticks(range(len(kd)), range(1, len(kd) + 1))
             axes.set_yticks(range(len(kd)), range(1, len(kd) + 1))
     return figure
@@ -126,7 +134,7 @@ def weights_figure(folder):
 def leaving_figure(folder):
     """A row a task, a column a rule. Above 0, the rule knows more than chance."""
     tasks = shown(folder)
-    figure, panels = new_figure(len(tasks), len(RULES), (14, 3.5 * len(tasks)), sharex=True)
+    figure, panels = new_figure(len(tasks), len(RULES), (4.6, 3.5), sharex=True)
     for (row, column), axes in np.ndenumerate(panels):
         task, rule = tasks[row], RULES[column]
         for name, runs in listed(task, folder, STYLES).items():
