@@ -308,6 +308,7 @@ QUESTIONS = {  # by the numbers of docs/evidence.md: in words, A, B
 
 NUMBERS = {
     "first exit": first_exit,
+    "second exit": lambda run: exits_of(run)[1],
     "mean over exits": over_exits,
     "last exit": last_exit,
     "patience, 2x": partial(at_speedup, rule="patience", speedup=2),
@@ -405,10 +406,10 @@ def headline_table(folder=COMPARED):
 
 
 PICTURES = {
-    "exits": "The metric of every exit, mean and standard deviation over seeds, for each method",
-    "differences": "The differences of questions 1 to 4, mean over exits, with their intervals",
+    "exits": "The metric of every exit, mean and standard deviation over seeds, for six methods",
+    "differences": "The differences of questions 1 to 4, mean over exits, with 95 % intervals",
     "weights": "Learned weights of the distillations, by bilevel and by cross",
-    "leaving": "What each rule gains over the best random mix of fixed exits, by speed-up",
+    "leaving": "What each rule gains over the best random mix of fixed exits, with 95 % intervals",
     "choices": "The differences that each choice makes, with their intervals",
 }
 

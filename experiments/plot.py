@@ -37,18 +37,16 @@ def shown(folder):
 
 def new_figure(rows, columns, panel, **options):
     """panel: the width and height of one, in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no window, no state that other code could see
 
     figure = Figure(figsize=(columns * panel[0], rows * panel[1]), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def panel_a_task(tasks, panel):
+def panel_a_task(tasks, panel, **options):
     """Two in a row -> figure, a panel for each task."""
     columns = min(len(tasks), 2)
-    figure, panels = new_figure(-(-len(tasks) // columns), columns, panel)
+    figure, panels = new_figure(-(-len(tasks) // columns), columns, panel, **options)
     for axes in panels.flat[len(tasks) :]:
         axes.set_axis_off()
     return figure, panels.flat[: len(tasks)]
@@ -93,13 +91,13 @@ def forest(axes, rows, title):
 def differences_figure(folder):
     """A panel a task, a row a comparison."""
     tasks = shown(folder)
-    figure, panels = panel_a_task(tasks, (6, 5))
+    figure, panels = panel_a_task(tasks, (6, 5), sharey=True)
     for axes, task in zip(panels, tasks, strict=True):
         rows = []
         for question, comparisons in evidence.QUESTIONS.items():
-            for _, a, b in comparisons:
+            for words, a, b in comparisons:
                 d = paired(load(task, a, folder), load(task, b, folder), evidence.over_exits)
-                rows.append((f"{question}.  {b} - {a}", d))
+                rows.append((f"{question}.  {words}", d))
         forest(axes, rows, task)
     return figure
 
@@ -120,9 +118,9 @@ def weights_figure(folder):
     for row, name in enumerate(("bilevel", "cross")):
         for axes, task in zip(panels[row], tasks, strict=True):
             kd = found.get((name, task), np.zeros((1, 1)))  # (M, M)
-            axes.imshow(kd, cmap="Greys", vmin=0, vmax=2)
+            axes.imshow(kd, cmap="Greys", vmin=0.5, vmax=1.5)
             for m, t in np.ndindex(kd.shape):
-                colour = "white" if kd[m, t] > 1.25 else "black"
+                colour = "white" if kd[m, t] > 1.1 else "black"
                 number = f"{kd[m, t]:.2f}" if m != t else "-"
                 axes.text(t, m, number, ha="center", va="center", color=colour)
             axes.set(title=f"{task}, {name}; 1: uniform", xlabel="teacher", ylabel="student")

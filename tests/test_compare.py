@@ -294,8 +294,8 @@ def test_the_tables_show_the_numbers_of_the_results(tmp_path):
     assert "cross | 2 | 80.5 +- 0.7 | 80.0 +- 0.0 | 80.0 +- 0.0 | 80.2 +- 0.2 | 7 +- 0 |" in exits
     assert "On cpu." in exits
     differences = evidence.differences_table(3, tmp_path)
-    assert differences.count("**+20.0 (+20.0 .. +20.0)**") == 3 and "toy | 2 |" in differences
-    assert "3 intervals of 95 %, of which 3 exclude 0 (bold)." in differences
+    assert differences.count("**+20.0 (+20.0 .. +20.0)**") == 4 and "toy | 2 |" in differences
+    assert "4 intervals of 95 %, of which 4 exclude 0 (bold)." in differences
     ends = [row.split(" | ")[-2] for row in evidence.choices_table(tmp_path).splitlines()[3:6]]
     assert ends == [f"**{x:+.1f} ({x:+.1f} .. {x:+.1f})**" for x in (-20, 10, 5)]
     assert "| cross | 1 | 70.0" not in evidence.levels_table(tmp_path)
