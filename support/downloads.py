@@ -29,8 +29,8 @@ def download(urls, folder, what, instead):
     OSError that names what is missing and says what to do instead, say without a network.
     """
     socket.setdefaulttimeout(TIMEOUT)  # nothing else here opens a socket in Python
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for url in urls:
             print(f"downloading {url}")
             name = url.rpartition("/")[2]  # fetched beside it, and renamed if the hash is right

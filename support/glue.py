@@ -45,7 +45,7 @@ def read_tsv(path, header=None, skip_short=False):
     header: None if line 1 has it. Newlines and tabs separate, and nothing quotes: a csv reader
     merges rows at stray quotation marks. A byte-order mark (MRPC) and a missing last newline (CoLA)
     are accepted. ValueError with file and line for text that is not UTF-8, for a row with more or
-    fewer columns, for two columns of one name; skip_short drops rows with fewer and names them, for
+    fewer columns, for a duplicate column name; skip_short drops rows with fewer and names them, for
     QQP, some copies of which have broken lines.
     """
     rows = 0
@@ -60,14 +60,14 @@ def read_tsv(path, header=None, skip_short=False):
             if header is None:
                 header = fields
                 if len(set(header)) < len(header):
-                    raise ValueError(f"{where}: two columns of one name: {', '.join(header)}")
+                    raise ValueError(f"{where}: duplicate column name: {', '.join(header)}")
             elif len(fields) == len(header):
                 rows += 1
                 yield number, dict(zip(header, fields, strict=True))
             elif skip_short and len(fields) < len(header):
                 print(f"{where}: {len(fields)} columns, skipped")
             else:
-                raise ValueError(f"{where}: {len(fields)} columns where {len(header)} belong")
+                raise ValueError(f"{where}: expected {len(header)} columns, found {len(fields)}")
     if not rows:
         raise ValueError(f"{path}: no examples in this file")
 
@@ -130,7 +130,7 @@ def read_own(train_file, dev_file):
     The classes are the labels that occur in train, sorted.
     """
     if not (train_file and dev_file):
-        raise ValueError("--train-file and --dev-file belong together, and only one is given")
+        raise ValueError("--train-file and --dev-file belong together; give both")
     rows = [row for _, row in read_tsv(train_file)]
     texts = tuple(name for name in OWN_TEXTS if name in rows[0])
     if "label" not in rows[0] or len(texts) not in (1, 2):
@@ -139,6 +139,6 @@ def read_own(train_file, dev_file):
         raise ValueError(f"{train_file}:1: {need}; here: {here}")
     labels = tuple(sorted({row["label"] for row in rows} - {""}))
     if len(labels) == 1:
-        raise ValueError(f"{train_file}: every label is {labels[0]!r}; two classes are the least")
+        raise ValueError(f"{train_file}: every label is {labels[0]!r}; two or more are needed")
     spec = Glue("own", texts, labels=labels)
     return read_examples(spec, train_file), read_examples(spec, dev_file), labels

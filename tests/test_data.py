@@ -168,10 +168,10 @@ def test_quirks_of_the_format(tmp_path, content, rows):
 
 @pytest.mark.parametrize("content, message", [
     ("a\tb\n", "a.tsv: no examples"),
-    ("a\tb\n1\t2\n1\n", "a.tsv:3: 1 columns where 2 belong"),
-    ("a\tb\n\n1\t2\t3\n", "a.tsv:2: 1 columns where 2 belong"),
+    ("a\tb\n1\t2\n1\n", "a.tsv:3: expected 2 columns, found 1"),
+    ("a\tb\n\n1\t2\t3\n", "a.tsv:2: expected 2 columns, found 1"),
     (b"a\tb\n1\t2\n1\t\xff\n", "a.tsv:3: not UTF-8"),
-    ("a\ta\n1\t2\n", "a.tsv:1: two columns of one name: a, a"),
+    ("a\ta\n1\t2\n", "a.tsv:1: duplicate column name: a, a"),
 ])  # fmt: skip
 def test_a_malformed_file_is_named_with_its_line(tmp_path, content, message):
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -242,7 +242,7 @@ def test_broken_lines_are_skipped_aloud_in_qqp_only(glue_files, capsys):
         path.write_text(path.read_text() + "a\tbroken\n")
     assert len(load_task("qqp", glue_files).train) == 1
     assert "QQP/train.tsv:3: 2 columns, skipped" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="train.tsv:3: 2 columns where 4 belong"):
+    with pytest.raises(ValueError, match="train.tsv:3: expected 4 columns, found 2"):
         load_task("rte", glue_files)
 
 

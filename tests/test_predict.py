@@ -111,7 +111,7 @@ def test_the_operating_point_is_the_default(tmp_path, call, point, rule):
     ("rte", {}, ["patience"], "usage: python -m support.predict RUN_DIR [RULE THRESHOLD]"),
     ("rte", {"data_dir": "nowhere"}, ["patience", "1"], "test.tsv"),
     ("stsb", {}, ["entropy", "0.1"], "rule entropy needs the probabilities of classes"),
-    ("qqp", {"broken": "7\tbroken\n"}, ["patience", "1"], "test.tsv:9: 2 columns where 3 belong"),
+    ("qqp", {"broken": "7\tbroken\n"}, ["patience", "1"], "test.tsv:9: expected 3 columns"),
 ])  # fmt: skip
 def test_what_cannot_be_predicted_is_one_line(tmp_path, call, task, change, argv, message):
     """A broken line of QQP's train is skipped, but the server counts those of test."""

@@ -263,7 +263,7 @@ def test_who_sees_which_examples(workplace, tmp_path, monkeypatch, change, sizes
 def test_train_is_cut_again_in_every_epoch_if_asked(workplace, tmp_path, monkeypatch):
     steps = examples_of(workplace, tmp_path, monkeypatch, redraw=True)
     epochs = [[set.union(*p) for p in zip(*steps[i : i + 4], strict=True)] for i in (0, 4)]
-    assert all(d1 | d2 == set(range(32)) and not d1 & d2 >= again for d1, d2, again in epochs)
+    assert all(d1 ^ d2 == set(range(32)) and again <= d1 for d1, d2, again in epochs)
     assert epochs[0][1] != epochs[1][1]
 
 
@@ -367,6 +367,7 @@ def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
     ({"max_length": 33}, "--max-length must lie between 8 and 32"),
     ({"train_examples": 61}, "train has only 60"),
     ({"model": "nowhere"}, "no model 'nowhere'"),
+    ({"model": "bert-base-uncased", "cache_dir": "/dev/null"}, "Not a directory: '/dev/null"),
     ({"model": "toy"}, "--model toy knows the words of the toy task only"),
     ({"device": "cuda"}, "--device cuda is not available"),
     ({"task": "cola"}, "no data for cola"),
@@ -386,7 +387,7 @@ def test_bad_options_are_one_line_and_status_2(workplace, monkeypatch, call, cha
 
 
 @pytest.mark.parametrize("main, args, message", [
-    (data.main, ["--data-dir=bad", "--task=sst2"], "train.tsv:3: 1 columns where 2 belong"),
+    (data.main, ["--data-dir=bad", "--task=sst2"], "train.tsv:3: expected 2 columns, found 1"),
     (bert.main, ["bad"], "config.json: no such file"),
     (ask, ["bad", "x"], "bad: not a run of train.py ([Errno 2] No such file"),
     (ask, ["a run", "xyzzy"], "a sentence without any word of the model's vocabulary"),
