@@ -9,9 +9,9 @@ the paper, [ours] unknown to us, so we chose. The README has the same list as a 
     M, B, C    exits (= layers), examples, classes; C = 1: a number is learned, not a class
     Theta      parameters of encoder and exits                theta               dict of tensors
     Omega      parameters of the loss weights                 loss_weights        (M,) and (M, M)
-    z_m        logits of exit m                               logits[m]           (M, B, C)
-    CE_m       cross-entropy of exit m                        ce[m]               (M,)
-    KD_{m<-t}  distillation: exit t teaches exit m            kd[m, t]            (M, M), diagonal 0
+    z_m        logits of exit m                               logits              (M, B, C)
+    CE_m       cross-entropy of exit m                        ce                  (M,)
+    KD_{m<-t}  distillation: exit t teaches exit m            kd                  (M, M), diagonal 0
     w          weight of each loss term, made from Omega      w_ce, w_kd          (M,) and (M, M)
     L(D)       sum_m w_m CE_m + sum_{m != t} w_{m,t} KD_{m<-t}   what Theta descends, on D1
     F(D)       mean_m CE_m                                       no weights in it
@@ -289,7 +289,7 @@ def unrolled(model, loss_weights, d1, d2, again, step_size, lam, temperature, av
     g = average(torch.autograd.grad(L, list(theta.values()), create_graph=True))  # (2)
     ahead = {name: p - step_size * x for (name, p), x in zip(theta.items(), g, strict=True)}  # (3)
     J = judge_loss(model, ahead, d2, again, lam)  # (4), (5)
-    hyper = torch.autograd.grad(J, omega, materialize_grads=True)  # (6)
+    hyper = torch.autograd.grad(J, omega)  # (6)
     return (ce, kd), g, average(hyper)
 
 
@@ -494,7 +494,7 @@ def patience_rule(history, threshold):
     """
     if len(history) < threshold + 1:
         return torch.zeros(history.shape[1], dtype=torch.bool, device=history.device)
-    predictions = answers(history[-int(threshold) - 1 :])  # (threshold + 1, B)
+    predictions = answers(history[-math.ceil(threshold) - 1 :])  # (threshold + 1, B)
     return (predictions.diff(dim=0).abs() < AGREE).all(dim=0)
 
 

@@ -322,7 +322,7 @@ def test_early_exit_equals_a_plain_loop_at_every_batch_size(rule, num_classes, t
 @pytest.mark.parametrize("history, exits", [
     # Predictions 0 1 1 1 0: exits 3 and 4 repeat their predecessor.
     (F.one_hot(torch.tensor([0, 1, 1, 1, 0]), 2).double(),
-     {0: [1, 2, 3, 4, 5], 1: [3, 4], 2: [4], 3: [], 4: [], 99: []}),
+     {0: [1, 2, 3, 4, 5], 0.5: [3, 4], 1: [3, 4], 1.5: [4], 2: [4], 3: [], 4: [], 99: []}),
     # Numbers agree if they differ by less than AGREE; a slow drift agrees step by step.
     (leebert.AGREE * torch.tensor([0.0, 5.0, 5.9, 6.8, 5.8, 6.8]).double()[:, None],
      {1: [3, 4], 2: [4], 3: []}),

@@ -16,17 +16,10 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def result():
     """Three exits; student 2 learns from 3 most, and 3 from nobody (as with --teachers later)."""
+    names = "rule threshold mcc speedup_layers speedup_wall over_mix".split()
     rows = [
-        {
-            "rule": rule,
-            "threshold": t,
-            "mcc": x,
-            "mean_exit": 3 / s,
-            "speedup_layers": s,
-            "speedup_wall": w,
-            "over_mix": over,
-        }
-        for rule, t, x, s, w, over in [
+        dict(zip(names, row, strict=True)) | {"mean_exit": 3 / row[3]}
+        for row in [
             ("always", 1, 0.1, 3.0, 2.8, 0.0),
             ("patience", 2, 0.5, 1.0, 0.9, 0.0),
             ("entropy", 0.4, 0.3, 2.5, 1.5, 0.125),
@@ -105,9 +98,8 @@ def test_the_command_line(tmp_path):
 
     (tmp_path / "result.json").write_text((ROOT / "results/toy/result.json").read_text())
     done = command(tmp_path)
-    assert done.returncode == 0 and done.stdout == f"picture: {tmp_path / 'report.png'}\n", (
-        done.stderr
-    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"picture: {tmp_path / 'report.png'}\n"
     for content in ("{", "{}", "[]"):
         (tmp_path / "result.json").write_text(content)
         done = command(tmp_path)
