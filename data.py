@@ -3,11 +3,12 @@
 The rule of the splits. Every number of this project stands or falls with it:
 
     d1     part of train    its loss moves Theta (encoder and exits)
-    d2     rest of train    with d1, judges Omega (the loss weights); it never moves Theta
+    d2     rest of train    with d1, judges Omega (the loss weights); it does not move Theta
     dev    GLUE's dev       reports, and chooses the exit threshold; no gradient ever sees it
     test   GLUE's test      has no labels in GLUE's files
 
-d1 and d2 are cut from train by `split_train`, and only for a method that reads d2.
+d1 and d2 are cut from train by `split_train`, once, and only for a method that reads d2. With
+--redraw they are cut again in every epoch, and the rule holds within each of them.
 
     symbol  meaning                               in the code               shape
     N       examples of a split                   Task.train, .dev, .test   lists of Example

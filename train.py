@@ -202,14 +202,14 @@ def train(config, model, loss_weights, encoded, folder, log):
             group["lr"] = learning_rate(step, total, config)
         dropout = data.generator(config.seed, "dropout", step * WORLD + RANK)
         torch.manual_seed(int(dropout.integers(2**62)))
-        now = optimize if step % config.omega_every == 0 else "fixed"
+        update = optimize if step % config.omega_every == 0 else "fixed"
         d1 = next(d1_batches)
-        d2 = next(d2_batches) if now in ("bilevel", "cross") else None
-        again = next(again_batches) if now == "cross" else None
+        d2 = next(d2_batches) if update in ("bilevel", "cross") else None
+        again = next(again_batches) if update == "cross" else None
         tokens = tokens + d1.attention_mask.sum()
         ce, kd = training_step(
             model, loss_weights, theta_optimizer, omega_optimizer,
-            share(d1), share(d2), share(again), optimize=now,
+            share(d1), share(d2), share(again), optimize=update,
             step_size=config.step_size, lam=config.lam, method=config.hypergradient,
             temperature=config.temperature, max_norm=config.max_norm, average=average,
         )  # fmt: skip
