@@ -293,8 +293,8 @@ def sweep(model, batches, logits, labels, metrics):
     M, rows = len(logits), []
     fixed = [row[metrics[0]] for row in evaluate_exits(logits, labels, metrics)]
     some = batches[:: max(1, -(-len(batches) // 8))]
-    timed(lambda batch: full_depth(model, batch), batches[-2:])  # warm up, on the longest
-    timed(lambda batch: early_exit(model, batch, "always", M), batches[-2:])
+    # Warm up, on the longest.
+    timed(lambda x: (full_depth(model, x), early_exit(model, x, "always", M)), batches[-2:])
     for rule, threshold in settings_of_rules(M, logits.shape[-1]):
         predictions, layers = leebert.exits_from_logits(logits, rule, threshold)
         score = data.scores(predictions.numpy(), labels, metrics)
@@ -408,6 +408,7 @@ def run(config):
             if RANK != 0:  # rank 0 alone evaluates; the others wait for it in `leave`
                 return folder
             runs.save(model, folder / "model.safetensors")
+            print("evaluating: every rule at every threshold, with a clock")
             result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
             runs.write_json(result, folder / "result.json")
         except (KeyboardInterrupt, OSError, torch.OutOfMemoryError):

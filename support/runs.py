@@ -33,7 +33,7 @@ def run_folder(config):
         number += 1
         folder = Path(f"{name}-{number}")
     if (folder / "config.json").exists() or (folder / "result.json").exists():
-        raise ValueError(f"--out {folder} holds a run; continue it with --resume {folder}")
+        raise ValueError(f"--out {folder} holds a run; name another, or --resume {folder}")
     return folder
 
 

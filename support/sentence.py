@@ -32,7 +32,7 @@ def load_run(folder, multi_exit):
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # four libraries, many kinds: a file is missing or damaged
         reason = " ".join(str(error).split())
-        raise ValueError(f"{folder}: not a run of train.py ({reason})") from None
+        raise ValueError(f"{folder}: not a finished run of train.py ({reason})") from None
     return model.eval(), tokenizer, config
 
 
@@ -61,7 +61,7 @@ def answer(multi_exit, leave, folder, *sentences):
         row = "  ".join(f"{x:18.3f}" for x in p[: len(classes)])
         print(f"{m:>4}  {words[m - 1]:<16}{row}")
     print()
-    shown = [("patience", 1), ("patience", 2), ("entropy", 0.1), ("confidence", 0.95)]
+    shown = [("patience", 1), ("patience", 2), ("entropy", 0.4), ("confidence", 0.8)]
     for rule, threshold in shown if classes else shown[:2]:  # a number has no probabilities
         stop = leave(logits, rule, threshold)[1].item()
         print(f"{rule} {threshold}: leaves at exit {stop}: {words[stop - 1]}")

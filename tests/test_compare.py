@@ -400,7 +400,7 @@ def test_what_cannot_be_compared_is_an_error_with_its_reason(tmp_path, monkeypat
         (tmp_path / "nowhere", "nowhere: no result.json here, nor in a folder whose name"),
         (tmp_path / "broken", "result.json: not a result"),
         (tmp_path / "mixed-s", "mixed-s: runs of different settings: lr 0.001 | 0.0001"),
-        (tmp_path / "twice", r"twice: a seed occurs twice among the 2 runs: \[0, 0\]"),
+        (tmp_path / "twice", r"twice\*: a seed occurs twice: \[0, 0\]; move one"),
     ):
         with pytest.raises(ValueError, match=message.replace("|", r"\|")):
             side_by_side(monkeypatch, capsys, a, other)

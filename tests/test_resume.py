@@ -209,7 +209,7 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
         (stored, [resume, "--seed=1"], "^--seed 1: this run started with 0; cannot"),
         (stored, [resume, "--redraw"], "^--redraw True: this run started with False; cannot"),
         (stored, [f"--resume={tmp_path / 'nowhere'}"], "no run of this version to resume"),
-        (stored, options(workplace, out=folder), "holds a run; continue it with --resume"),
+        (stored, options(workplace, out=folder), "holds a run; name another, or --resume"),
         (json.dumps(json.loads(stored) | {"train_data": "0"}), [resume], "train_data has changed"),
         ("{", [resume], "no run of this version to resume"),
     ):

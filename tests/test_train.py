@@ -311,7 +311,7 @@ def test_levels_are_counted_apart():
 
 
 def test_a_speed_up_is_the_time_at_full_depth_over_that_with_exits(monkeypatch):
-    seconds = iter([9, 9, *[6, 2] * 100])  # warming up; then full depth and leaving early, in turn
+    seconds = iter([9, *[6, 2] * 100])  # warming up; then full depth and leaving early, in turn
     monkeypatch.setattr(train, "timed", lambda function, batches: next(seconds))
     logits, labels = torch.randn(3, 8, 2), np.zeros(8, dtype=int)
     rows = train.sweep(None, [None], logits, labels, ("acc",))
@@ -389,7 +389,7 @@ def test_bad_options_are_one_line_and_status_2(workplace, monkeypatch, call, cha
 @pytest.mark.parametrize("main, args, message", [
     (data.main, ["--data-dir=bad", "--task=sst2"], "train.tsv:3: expected 2 columns, found 1"),
     (bert.main, ["bad"], "config.json: no such file"),
-    (ask, ["bad", "x"], "bad: not a run of train.py ([Errno 2] No such file"),
+    (ask, ["bad", "x"], "bad: not a finished run of train.py ([Errno 2] No"),
     (ask, ["a run", "xyzzy"], "a sentence without any word of the model's vocabulary"),
     (ask, ["a run", ""], "a sentence without any word of the model's vocabulary"),
     (ask, ["a run", "the film", "was good"], "trained on single sentences"),
