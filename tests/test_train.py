@@ -311,7 +311,7 @@ def test_levels_are_counted_apart():
 
 
 def test_a_speed_up_is_the_time_at_full_depth_over_that_with_exits(monkeypatch):
-    seconds = iter([9, *[6, 2] * 100])  # warming up; then full depth and leaving early, in turn
+    seconds = iter([9, 9, *[6, 2] * 100])  # warming up; then full depth and leaving early, in turn
     monkeypatch.setattr(train, "timed", lambda function, batches: next(seconds))
     logits, labels = torch.randn(3, 8, 2), np.zeros(8, dtype=int)
     rows = train.sweep(None, [None], logits, labels, ("acc",))
