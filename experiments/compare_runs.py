@@ -51,7 +51,7 @@ def load_side(name):
     results = sorted((result for result, _ in runs), key=lambda result: result["seed"])
     seeds = [result["seed"] for result in results]
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{name}*: a seed occurs twice: {seeds}; move one of its folders away")
+        raise ValueError(f"{name}*: a seed occurs twice: {seeds}; move one of the folders away")
     return results, settings
 
 
