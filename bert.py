@@ -26,13 +26,11 @@ BERT's pretraining (masked words, next sentence) is absent: weights are loaded f
 (`load_bert`), or start at random, which is enough for the built-in task. Source of everything here:
 Devlin et al. 2019, arXiv:1810.04805.
 
-    python bert.py                              # a sentence walks through a small random encoder
-    python bert.py FOLDER "a sentence"          # the same with a checkpoint's weights
+    python -m tools.walk         # follows a sentence through a small random encoder
 """
 
 import json
 import math
-import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -41,9 +39,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-
-from support.checkpoints import load_tokenizer
-from support.command import command
 
 # --------------------------------------------------------------------------------------------------
 # 1. Configuration
@@ -305,53 +300,3 @@ def load_bert(folder):
     print(f"{path}: {len(filled)} tensors loaded ({count:,} parameters), 0 newly initialised, "
           f"{len(dropped)} dropped ({names})")  # fmt: skip
     return bert
-
-
-# --------------------------------------------------------------------------------------------------
-# 4. A sentence walks through the encoder
-
-
-def encoded(folder, sentence):
-    """-> bert, tokens, ids (1, T); without a folder, a small random encoder of these words."""
-    torch.manual_seed(0)
-    if not folder:
-        tokens = ["[CLS]", *sentence.split(), "[SEP]"]
-        bert = Bert(BertConfig(len(tokens), 32, 3, 4, 64))  # vocabulary, H, M, A, feed-forward
-        return bert, tokens, torch.arange(len(tokens))[None]
-    bert = load_bert(folder)
-    tokenizer = load_tokenizer(folder, bert.config.vocab_size)
-    tokenizer.no_padding()
-    encoding = tokenizer.encode(sentence)
-    return bert, encoding.tokens, torch.tensor([encoding.ids])
-
-
-def walk(folder="", sentence="ann calls it dull . carl disagrees ."):
-    """Print the shape and the meaning of each tensor on the way through the encoder."""
-    bert, tokens, input_ids = encoded(folder, sentence)
-    bert.eval()
-
-    def show(what, tensor, meaning):
-        print(f"{what:<22}{str(tuple(tensor.shape)):<18}{meaning}")
-
-    print(f"tokens: {' '.join(tokens)}\n")
-    show("input_ids", input_ids, "(B, T)     a number for each token")
-    with torch.no_grad():
-        hidden = bert.embed(input_ids)
-        show("embed", hidden, "(B, T, H)  word + position + sentence, normalised")
-        bias = bert.attention_bias(torch.ones_like(input_ids))
-        show("attention_bias", bias, "(B, 1, 1, T)  0 for a token, -3e38 for padding")
-        attention = bert.layers[0].attention
-        show("  query(hidden)", attention.query(hidden), f"(B, T, H)  {attention.A} heads")
-        show("  attention", attention(hidden, bias), "(B, T, H)  what the other tokens say")
-        show("  ffn_in", bert.layers[0].ffn_in(hidden), "(B, T, intermediate_size)  for the gelu")
-        for m, state in enumerate(bert(input_ids), start=1):
-            first, second = state[0, 0, :2].tolist()
-            show(f"after layer {m}", state, f"(B, T, H)  [CLS] = {first:+.3f} {second:+.3f} ...")
-
-
-def main():
-    command(lambda: walk(*sys.argv[1:3]))
-
-
-if __name__ == "__main__":
-    main()

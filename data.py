@@ -29,15 +29,16 @@ tokens, BERT (Devlin et al. 2019); the built-in task, buckets and all else, ours
 """
 
 import argparse
+import json
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 
-from support.checkpoints import SPECIAL
 from support.command import command
 from support.glue import GLUE, read_glue, read_own
 
@@ -223,22 +224,6 @@ def scores(predictions, labels, metrics):
     return {name: METRICS[name](predictions, labels) for name in metrics}
 
 
-def by_level(examples, of_exits, predictions, layers):
-    """Toy only: accuracy and mean exit layer of each level of difficulty -> one dict a level.
-
-    predictions, layers: (N,), leaving early; of_exits: (M, N), what each exit would have answered.
-    """
-    levels, labels = np.array([e.level for e in examples]), np.array([e.label for e in examples])
-    rows = []
-    for level in np.unique(levels[levels > 0]):
-        these = levels == level
-        row = {"level": int(level), "acc": accuracy(predictions[these], labels[these])}
-        row["mean_exit"] = float(layers[these].mean())
-        row["exits"] = [accuracy(answers[these], labels[these]) for answers in of_exits]
-        rows.append(row)
-    return rows
-
-
 # --------------------------------------------------------------------------------------------------
 # 4. From text to batches
 
@@ -248,6 +233,36 @@ class Batch(NamedTuple):
     token_type_ids: torch.Tensor  # (B, T)  0 first sentence, 1 second
     attention_mask: torch.Tensor  # (B, T)  1 token, 0 padding
     labels: torch.Tensor  # (B,)
+
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+def load_tokenizer(folder, vocab_size):
+    """Tokenizer of a checkpoint, from tokenizer.json or else vocab.txt.
+
+    vocab.txt does not say whether to lower-case: tokenizer_config.json does (`do_lower_case`, True
+    if absent). ValueError if the vocabulary does not fit a model with vocab_size embeddings.
+    """
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    try:
+        if path.exists():
+            tokenizer = Tokenizer.from_file(str(path))
+        else:
+            path = folder / "tokenizer_config.json"
+            options = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            lowercase = options.get("do_lower_case", True)
+            path = folder / "vocab.txt"
+            tokenizer = BertWordPieceTokenizer.from_file(str(path), lowercase=lowercase)
+        vocab = tokenizer.get_vocab()
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"{path}: {error}") from None
+    if not vocab.keys() >= set(SPECIAL):
+        raise ValueError(f"{path}: not a BERT vocabulary, it needs {', '.join(SPECIAL)}")
+    if (most := max(vocab.values())) >= vocab_size:
+        raise ValueError(f"{path}: ids up to {most}, but the model has {vocab_size} embeddings")
+    return tokenizer
 
 
 def toy_tokenizer():

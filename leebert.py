@@ -25,7 +25,7 @@ the paper, [ours] unknown to us, so we chose. The README has the same list as a 
 From simple to full: sections 1 to 4 build L; 5 is the heart, the gradient of J with respect to
 Omega, first its definition and then a formula; 6 is one training step; 7 leaves early.
 
-    python leebert.py RUN_DIR "bob calls it witty . gus disagrees . dora agrees ."
+    python -m tools.ask RUN_DIR "bob calls it witty . gus disagrees . dora agrees ."
 """
 
 import math
@@ -554,9 +554,3 @@ def exits_from_logits(logits, rule, threshold):
     for m in range(M - 1, 0, -1):  # the earliest comes last, and stays
         exit_layer[RULES[rule](logits[:m], threshold)] = m
     return answers(logits[exit_layer - 1, examples]), exit_layer
-
-
-if __name__ == "__main__":
-    from support.sentence import main
-
-    main(MultiExitBert, exits_from_logits)

@@ -42,10 +42,11 @@ import data
 import leebert
 from bert import Bert, BertConfig, load_bert
 from leebert import LossWeights, MultiExitBert, answers, early_exit, training_step
-from support import checkpoints, downloads, options, picture, predict, processes, report, runs
+from support import downloads, options, processes, report, runs
 from support.command import command
 from support.options import FRACTION, NOT_NEGATIVE, POSITIVE, option
 from support.processes import RANK, WORLD, average, share
+from tools import picture, predict
 
 # --------------------------------------------------------------------------------------------------
 # 1. Configuration: one flat dataclass, which is also the command line
@@ -118,7 +119,7 @@ def prepare(config):
     else:
         folder = downloads.find_model(config.model, config.cache_dir)
         bert = load_bert(folder)
-        tokenizer = checkpoints.load_tokenizer(folder, bert.config.vocab_size)
+        tokenizer = data.load_tokenizer(folder, bert.config.vocab_size)
     longest = bert.config.max_position_embeddings
     if not 8 <= config.max_length <= longest:
         raise ValueError(f"--max-length must lie between 8 and {longest}, the model's positions")
@@ -366,7 +367,7 @@ def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
         "metric": metric, "dev_examples": len(task.dev),
         "majority": data.scores(np.full_like(labels, constant), labels, task.metrics),
         "exits": exits, **more, "sweep": rows, "operating_point": point,
-        "levels": data.by_level(task.dev, answers(logits).numpy(), *early),
+        "levels": report.by_level(task.dev, answers(logits).numpy(), *early),
         "weights": {"ce": w_ce, "kd": w_kd},
     }  # fmt: skip
 

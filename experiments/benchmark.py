@@ -39,12 +39,17 @@ sys.path.insert(0, str(ROOT))
 import leebert  # noqa: E402
 import train  # noqa: E402
 from bert import Bert, BertConfig, load_bert  # noqa: E402
-from data import Batch, dev_batches, encode, load_task  # noqa: E402
-from support.checkpoints import load_tokenizer  # noqa: E402
+from data import (  # noqa: E402
+    Batch,
+    dev_batches,
+    encode,
+    load_task,
+    load_tokenizer,  # noqa: E402
+)
 from support.command import command  # noqa: E402
 from support.downloads import find_model  # noqa: E402
 from support.runs import keep_freed_memory, write_json  # noqa: E402
-from support.sentence import load_run  # noqa: E402
+from tools.ask import load_run  # noqa: E402
 
 MINILM = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 # name: configuration, examples, tokens, repetitions
@@ -333,7 +338,7 @@ def part_exit(options):
     -> None without the run or the data.
     """
     try:
-        model, _, run = load_run(options.run, leebert.MultiExitBert)
+        model, _, run = load_run(options.run)
         dev = load_task("sst2", options.glue).dev
     except (OSError, ValueError) as error:
         print(f"exit: {error}; --run names a run of train.py on sst2, --glue GLUE's folder")

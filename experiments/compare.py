@@ -139,7 +139,7 @@ def one_run(name, task, seed, results, more, tune=False):
     keep_freed_memory()
     config, method = config_of(name, task, seed, more), EVERYTHING[name]
     # No picture, and a clock that stands still while the machine does something else.
-    patches = {"support.picture.draw": str, "time.perf_counter": time.process_time}
+    patches = {"tools.picture.draw": str, "time.perf_counter": time.process_time}
     patches |= method.patches
     if tune:
         patches["data.load_task"] = tuning_task

@@ -1,4 +1,4 @@
-"""What a run prints: a line while it trains, tables of its result at the end."""
+"""What a run reports: a line while it trains, its levels of difficulty, tables at the end."""
 
 import json
 
@@ -19,6 +19,24 @@ def progress(log, step, total, ce, kd, weights, tokens, seconds):
     means = f"ce {np.mean(w_ce):.2f} kd {np.sum(w_kd) / students:.2f}"
     speed = f"{row['tokens_per_second']:,} tokens/s  {left // 60}:{left % 60:02d} left"
     print(f"step {step:>5}/{total}  {losses}  weights: {means}  {speed}", flush=True)
+
+
+def by_level(examples, of_exits, predictions, layers):
+    """Built-in task: accuracy and mean exit layer of each level of difficulty -> one dict a level.
+
+    predictions, layers: (N,), leaving early; of_exits: (M, N), what each exit would have answered.
+    """
+    levels, labels = np.array([e.level for e in examples]), np.array([e.label for e in examples])
+    rows = []
+    for level in np.unique(levels[levels > 0]):
+        these = levels == level
+        rows.append({
+            "level": int(level),
+            "acc": float(np.mean(predictions[these] == labels[these])),
+            "mean_exit": float(layers[these].mean()),
+            "exits": [float(np.mean(answers[these] == labels[these])) for answers in of_exits],
+        })  # fmt: skip
+    return rows
 
 
 def report(result):

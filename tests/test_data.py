@@ -17,9 +17,8 @@ import pytest
 from conftest import write
 
 import data
-from data import METRICS, buckets, collate, encode, load_task, own_task
+from data import METRICS, buckets, collate, encode, load_task, load_tokenizer, own_task
 from support import downloads
-from support.checkpoints import load_tokenizer
 from support.downloads import find_model
 from support.glue import GLUE, read_tsv
 

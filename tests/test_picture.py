@@ -1,4 +1,4 @@
-"""support/picture.py: what stands in the panels is what stands in result.json."""
+"""tools/picture.py: what stands in the panels is what stands in result.json."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support import picture
+from tools import picture
 
 figures = pytest.importorskip("matplotlib.figure")
 ROOT = Path(__file__).parent.parent
@@ -93,7 +93,7 @@ def test_the_picture_is_drawn(result, tmp_path, levels):
 
 def test_the_command_line(tmp_path):
     def command(*args):
-        script = [sys.executable, "-m", "support.picture", *args]
+        script = [sys.executable, "-m", "tools.picture", *args]
         return subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
 
     (tmp_path / "result.json").write_text((ROOT / "results/toy/result.json").read_text())

@@ -1,4 +1,4 @@
-"""support/predict.py: every row, in the file's order, with the answer of its exit."""
+"""tools/predict.py: every row, in the file's order, with the answer of its exit."""
 
 import json
 from dataclasses import asdict
@@ -10,9 +10,10 @@ from conftest import write
 from bert import Bert, BertConfig
 from data import Task, toy_tokenizer
 from leebert import MultiExitBert, exits_from_logits
-from support import predict, runs
+from support import runs
 from support.glue import GLUE
-from support.sentence import load_run
+from tools import predict
+from tools.ask import load_run
 
 SENTENCES = [  # of many lengths, so that a batch by length is not the file's order
     "ann calls it dull .", "bob calls it witty . ann calls it dull . carl disagrees .", "dull .",
@@ -65,7 +66,7 @@ def test_every_row_in_its_place(tmp_path, task, pool):
     paths = predict.predict(folder, "patience", 1)
     names = [f"{name}{kind}.tsv" for name in SERVER[task] for kind in ("", "-exits")]
     assert paths == [folder / name for name in names]
-    model, tokenizer, _ = load_run(folder, MultiExitBert)
+    model, tokenizer, _ = load_run(folder)
     encodings = [tokenizer.encode(*[s] * len(GLUE[task].texts)) for s in SENTENCES]
     with torch.no_grad():
         logits = [model(torch.tensor([e.ids]), torch.tensor([e.type_ids])) for e in encodings]
@@ -108,7 +109,7 @@ def test_the_operating_point_is_the_default(tmp_path, call, point, rule):
     ("rte", {}, ["entropy", "low"], "the threshold of entropy must be a number, not 'low'"),
     ("rte", {}, ["patience", "nan"], "the threshold of patience must be a whole number, not 'nan'"),
     ("rte", {}, ["patience", "1.5"], "the threshold of patience must be a whole number"),
-    ("rte", {}, ["patience"], "usage: python -m support.predict RUN_DIR [RULE THRESHOLD]"),
+    ("rte", {}, ["patience"], "usage: python -m tools.predict RUN_DIR [RULE THRESHOLD]"),
     ("rte", {"data_dir": "nowhere"}, ["patience", "1"], "test.tsv"),
     ("stsb", {}, ["entropy", "0.1"], "rule entropy needs the probabilities of classes"),
     ("qqp", {"broken": "7\tbroken\n"}, ["patience", "1"], "test.tsv:9: expected 3 columns"),

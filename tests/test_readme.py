@@ -75,7 +75,7 @@ def test_every_option_file_and_link_exists(page):
     assert set(re.findall(r"--[a-z][a-z0-9-]+", text)) <= known
     for name in re.findall(r"(?:`|python )((?:[a-z]+/)?\w+\.(?:py|md))\b", text):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"python -m (\S+)", text):
+    for name in re.findall(r"python -m ([a-z.]+)", text):
         assert (ROOT / f"{name.replace('.', '/')}.py").exists(), name
     for name, heading in re.findall(r"\]\(([^#):]*)#?([^):]*)\)", text):
         target = (ROOT / page).parent / name if name else ROOT / page

@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -15,16 +14,14 @@ import pytest
 import torch
 from conftest import ROOT, flags, options, read_log, tiny_model, without_clocks, write
 
-import bert
 import data
 import train
 from data import encode, load_task
-from leebert import RULES, LossWeights, MultiExitBert, answers, exits_from_logits
-from support import runs, sentence
-from support.sentence import load_run
+from leebert import RULES, LossWeights, answers
+from support import report, runs
+from tools import ask, walk
+from tools.ask import load_run
 from train import Config, learning_rate, operating_point, parse
-
-ask = partial(sentence.main, MultiExitBert, exits_from_logits)  # python leebert.py
 
 
 def run(workplace, out, **more):
@@ -91,7 +88,7 @@ def test_the_saved_model_answers_what_the_result_says(workplace, finished, tmp_p
     folder = finished[0]
     if pool == "mean":
         folder = run(workplace, tmp_path / "run", pool="mean", epochs=1)
-    model, tokenizer, config = load_run(folder, MultiExitBert)
+    model, tokenizer, config = load_run(folder)
     assert config["pool"] == model.pool == pool
     encoded = encode(tokenizer, load_task("sst2", workplace).dev, 16)
     logits = train.all_logits(model, encoded, "cpu")
@@ -112,16 +109,16 @@ def rows_of_exits(done):
 
 
 def test_a_sentence_exit_by_exit(finished, call):
-    done = call(ask, finished[0], "the film was not good")
+    done = call(ask.main, finished[0], "the film was not good")
     rows = rows_of_exits(done)
     assert "tokens: [CLS] the film was not good [SEP]" in done.stdout
-    model, tokenizer, _ = load_run(finished[0], MultiExitBert)
+    model, tokenizer, _ = load_run(finished[0])
     p = model(torch.tensor([tokenizer.encode("the film was not good").ids])).softmax(dim=-1)
     for m, (number, answer, *printed) in enumerate(rows):
         assert number == str(m + 1) and answer == str(p[m, 0].argmax().item())
         assert [float(x) for x in printed] == pytest.approx(p[m, 0].tolist(), abs=6e-4)
     assert len(rows) == 3 and done.stdout.count("leaves at exit") == 4
-    done = call(ask, finished[0], "the film was good " * 10)
+    done = call(ask.main, finished[0], "the film was good " * 10)
     assert done.returncode == 0 and "cut to 16 tokens (--max-length)" in done.stdout
 
 
@@ -130,7 +127,7 @@ def test_a_checkpoint_is_walked_through_with_either_vocabulary(workplace, finish
     for name in ("config.json", "model.safetensors"):
         write(tmp_path / name, (workplace / "bert" / name).read_bytes())
     write(tmp_path / "tokenizer.json", (finished[0] / "tokenizer.json").read_bytes())
-    printed = [call(bert.main, folder, "The film") for folder in (workplace / "bert", tmp_path)]
+    printed = [call(walk.main, folder, "The film") for folder in (workplace / "bert", tmp_path)]
     one, two = (p.stdout.partition("\n")[2] for p in printed)  # line 1 names the folder
     assert one == two and two.startswith("tokens: [CLS] the film [SEP]"), printed[1].stderr
 
@@ -145,19 +142,19 @@ def test_a_regression_from_file_to_sentence(workplace, tmp_path, call):
     assert result["metric"] == "pearson" and result["majority"] == {"pearson": 0, "spearman": 0}
     rules = [(row["rule"], row["threshold"]) for row in result["sweep"]]
     assert rules == [("always", 1), ("always", 2), ("always", 3), ("patience", 1), ("patience", 2)]
-    model, tokenizer, config = load_run(out, MultiExitBert)
+    model, tokenizer, config = load_run(out)
     assert config["labels"] == ["score"] and model.exits[0].out_features == 1
     dev = load_task("stsb", workplace).dev
     z = train.all_logits(model, encode(tokenizer, dev, 16), "cpu")[..., 0].numpy()  # (M, N)
     for m, row in enumerate(result["exits"]):
         expected = np.corrcoef(z[m], [e.label for e in dev])[0, 1]
         assert row["pearson"] == pytest.approx(expected, abs=1e-5) and -1 <= row["spearman"] <= 1
-    done = call(ask, out, dev[0].text_a, dev[0].text_b)
+    done = call(ask.main, out, dev[0].text_a, dev[0].text_b)
     rows = rows_of_exits(done)
     assert [row[1] for row in rows] == ["score"] * 3 and all(len(row) == 3 for row in rows)
     assert [float(row[2]) for row in rows] == pytest.approx(z[:, 0], abs=0.006)
     assert done.stdout.count("leaves at exit") == 2 and "p(" not in done.stdout
-    done = call(ask, out, "good")
+    done = call(ask.main, out, "good")
     assert done.returncode == 2 and "trained on pairs of sentences" in done.stderr
     done = call(data.main, "--task", "stsb", "--data-dir", workplace)
     mean = np.mean([e.label for e in load_task("stsb", workplace).train])
@@ -303,7 +300,7 @@ def test_the_best_mix_is_the_best_line_between_two_exits():
 def test_levels_are_counted_apart():
     examples = [data.Example("", None, 1, level) for level in (1, 2, 2, 4)]
     of_exits = np.array([[1, 0, 0, 0], [1, 1, 1, 1]])
-    assert data.by_level(examples, of_exits, np.array([1, 0, 1, 1]), np.array([1, 2, 4, 6])) == [
+    assert report.by_level(examples, of_exits, np.array([1, 0, 1, 1]), np.array([1, 2, 4, 6])) == [
         dict(level=1, acc=1.0, mean_exit=1.0, exits=[1.0, 1.0]),
         dict(level=2, acc=0.5, mean_exit=3.0, exits=[0.0, 1.0]),
         dict(level=4, acc=1.0, mean_exit=6.0, exits=[0.0, 1.0]),
@@ -388,11 +385,11 @@ def test_bad_options_are_one_line_and_status_2(workplace, monkeypatch, call, cha
 
 @pytest.mark.parametrize("main, args, message", [
     (data.main, ["--data-dir=bad", "--task=sst2"], "train.tsv:3: expected 2 columns, found 1"),
-    (bert.main, ["bad"], "config.json: no such file"),
-    (ask, ["bad", "x"], "bad: not a finished run of train.py ([Errno 2] No"),
-    (ask, ["a run", "xyzzy"], "a sentence without any word of the model's vocabulary"),
-    (ask, ["a run", ""], "a sentence without any word of the model's vocabulary"),
-    (ask, ["a run", "the film", "was good"], "trained on single sentences"),
+    (walk.main, ["bad"], "config.json: no such file"),
+    (ask.main, ["bad", "x"], "bad: not a finished run of train.py ([Errno 2] No"),
+    (ask.main, ["a run", "xyzzy"], "a sentence without any word of the model's vocabulary"),
+    (ask.main, ["a run", ""], "a sentence without any word of the model's vocabulary"),
+    (ask.main, ["a run", "the film", "was good"], "trained on single sentences"),
 ])  # fmt: skip
 def test_bad_input_of_the_other_scripts(finished, monkeypatch, call, main, args, message):
     monkeypatch.chdir(finished[0].parent)

@@ -1,6 +1,6 @@
 """Draw a finished run: what each exit can do, what leaving early costs, which weights were learned.
 
-    python -m support.picture runs/toy-all-cross-s0    # writes report.png beside result.json
+    python -m tools.picture runs/toy-all-cross-s0    # writes report.png beside result.json
 
 train.py calls `draw` at its end, where matplotlib is installed. Everything can be told apart
 without colour.
@@ -83,7 +83,7 @@ def draw(folder):
     try:
         from matplotlib.figure import Figure  # no window, no state that other code could see
     except ImportError as error:
-        return f"no picture ({error}): pip install matplotlib; python -m support.picture {folder}"
+        return f"no picture ({error}): pip install matplotlib; python -m tools.picture {folder}"
     path = Path(folder) / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ def draw(folder):
 
 
 def main():
-    usage = "usage: python -m support.picture RUN_DIR"
+    usage = "usage: python -m tools.picture RUN_DIR"
     command(lambda: print(draw(sys.argv[1])), usage=len(sys.argv) != 2 and usage)
 
 

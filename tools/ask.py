@@ -1,6 +1,7 @@
 """One sentence, exit by exit: what each exit of a trained run answers, and where each rule stops.
 
-leebert.py hands over its model and its rule, so that nothing here imports it.
+python -m tools.ask RUN_DIR "bob calls it witty . gus disagrees . dora agrees ."
+python -m tools.ask RUN_DIR "the first sentence of a pair" "the second"
 """
 
 import json
@@ -12,22 +13,20 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from bert import Bert, BertConfig
-from support.checkpoints import SPECIAL
+from data import SPECIAL
+from leebert import MultiExitBert, exits_from_logits
 from support.command import command
 
-USAGE = "usage: python leebert.py RUN_DIR SENTENCE [SECOND_SENTENCE]; train.py makes a RUN_DIR"
+USAGE = "usage: python -m tools.ask RUN_DIR SENTENCE [SECOND_SENTENCE]; train.py makes a RUN_DIR"
 
 
-def load_run(folder, multi_exit):
-    """A run folder of train.py -> model (in eval mode), tokenizer, its config.json as a dict.
-
-    multi_exit makes the model, from an encoder, the number of classes and the way to pool.
-    """
+def load_run(folder):
+    """A run folder of train.py -> model (in eval mode), tokenizer, its config.json as a dict."""
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         bert = Bert(BertConfig(**config["bert"]))
-        model = multi_exit(bert, len(config["labels"]), config["pool"])
+        model = MultiExitBert(bert, len(config["labels"]), config["pool"])
         model.load_state_dict(load_file(folder / "model.safetensors"))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # four libraries, many kinds: a file is missing or damaged
@@ -36,12 +35,12 @@ def load_run(folder, multi_exit):
     return model.eval(), tokenizer, config
 
 
-def answer(multi_exit, leave, folder, *sentences):
+def answer(folder, *sentences):
     """Print what each exit answers to a sentence (or a pair), and where each rule would stop.
 
     ValueError if a sentence has no word that the model knows: its answer would mean nothing.
     """
-    model, tokenizer, config = load_run(folder, multi_exit)
+    model, tokenizer, config = load_run(folder)
     if config["pairs"] != (len(sentences) == 2):
         wanted = "pairs of sentences" if config["pairs"] else "single sentences"
         raise ValueError(f"{folder}: trained on {wanted}")
@@ -63,10 +62,14 @@ def answer(multi_exit, leave, folder, *sentences):
     print()
     shown = [("patience", 1), ("patience", 2), ("entropy", 0.4), ("confidence", 0.8)]
     for rule, threshold in shown if classes else shown[:2]:  # a number has no probabilities
-        stop = leave(logits, rule, threshold)[1].item()
+        stop = exits_from_logits(logits, rule, threshold)[1].item()
         print(f"{rule} {threshold}: leaves at exit {stop}: {words[stop - 1]}")
 
 
-def main(multi_exit, leave):
+def main():
     argv = sys.argv[1:]
-    command(lambda: answer(multi_exit, leave, *argv), usage=len(argv) not in (2, 3) and USAGE)
+    command(lambda: answer(*argv), usage=len(argv) not in (2, 3) and USAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """What a trained run answers to GLUE's test set, in the files that GLUE's server takes.
 
-    python -m support.predict runs/rte-all-cross-s0             # at its operating point
-    python -m support.predict runs/rte-all-cross-s0 patience 4  # by another rule and threshold
+    python -m tools.predict runs/rte-all-cross-s0             # at its operating point
+    python -m tools.predict runs/rte-all-cross-s0 patience 4  # by another rule and threshold
 
 Two files in the run's folder, a line for each line of test.tsv and in its order: RTE.tsv, columns
 index and prediction, for the server; RTE-exits.tsv, index and exit, the layer where each example
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from data import Example, dev_batches, encode
-from leebert import MultiExitBert, early_exit
+from leebert import early_exit
 from support.command import command
 from support.glue import GLUE, HIGHEST, SCORE, read_examples
 from support.runs import write
-from support.sentence import load_run
+from tools.ask import load_run
 
 
 def operating_point(folder, M):
@@ -50,7 +50,7 @@ def check_tests(task, data_dir):
 def predict(folder, rule=None, threshold=None, device="cpu"):
     """Write the files -> their paths. All is computed first: an error leaves no file."""
     folder, files = Path(folder), {}
-    model, tokenizer, config = load_run(folder, MultiExitBert)
+    model, tokenizer, config = load_run(folder)
     task = config["task"]
     if task not in GLUE:
         raise ValueError(f"{folder}: trained on {task}, and GLUE's server has no such task")
@@ -83,7 +83,7 @@ def predict(folder, rule=None, threshold=None, device="cpu"):
 
 def main():
     argv = sys.argv[1:]
-    usage = "usage: python -m support.predict RUN_DIR [RULE THRESHOLD]"
+    usage = "usage: python -m tools.predict RUN_DIR [RULE THRESHOLD]"
     command(lambda: print("written:", *predict(*argv)), usage=len(argv) not in (1, 3) and usage)
 
 
