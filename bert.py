@@ -40,6 +40,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from support.errors import UserError
+
 # --------------------------------------------------------------------------------------------------
 # 1. Configuration
 
@@ -67,13 +69,13 @@ class BertConfig:
             value, least = getattr(self, f.name), {int: 1, float: 0}.get(f.type)
             if least is not None and not (isinstance(value, (int, f.type)) and value >= least):
                 kind = "an integer" if f.type is int else "a number"
-                raise ValueError(f"{f.name} must be {kind}, {least} or more, not {value!r}")
+                raise UserError(f"{f.name} must be {kind}, {least} or more, not {value!r}")
         H, A = self.hidden_size, self.num_attention_heads
         if H % A:
-            raise ValueError(f"hidden_size {H} is not a multiple of {A} heads")
+            raise UserError(f"hidden_size {H} is not a multiple of {A} heads")
         if self.hidden_act != "gelu" or self.position_embedding_type != "absolute":
             found = f"{self.hidden_act!r} and {self.position_embedding_type!r}"
-            raise ValueError(f"this encoder has gelu and absolute positions, not {found}")
+            raise UserError(f"this encoder has gelu and absolute positions, not {found}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -259,17 +261,20 @@ def read_config(folder):
         need = "config.json, model.safetensors and vocab.txt or tokenizer.json"
         raise FileNotFoundError(f"{path}: no such file; a checkpoint is a folder with {need}")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        names = [field.name for field in fields(BertConfig)]
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: not an object in JSON ({error})") from None
+    names = [field.name for field in fields(BertConfig)]
+    try:
         return BertConfig(**{name: values[name] for name in names if name in values})
-    except (ValueError, TypeError) as error:  # not JSON, or a value that BertConfig refuses
-        raise ValueError(f"{path}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def load_bert(folder):
     """FOLDER with config.json and model.safetensors -> Bert, in float32.
 
-    Prints one line of what was loaded and dropped. ValueError, naming file and tensor, if a tensor
+    Prints one line of what was loaded and dropped. UserError, naming file and tensor, if a tensor
     is missing, unknown, given twice or of the wrong shape.
     """
     path = Path(folder) / "model.safetensors"
@@ -277,7 +282,7 @@ def load_bert(folder):
     try:
         checkpoint = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
 
     ours, filled, dropped, M = bert.state_dict(), {}, [], bert.config.num_hidden_layers
     for theirs, tensor in checkpoint.items():
@@ -285,16 +290,16 @@ def load_bert(folder):
         if name is None:
             dropped.append(theirs)
         elif name not in ours:
-            raise ValueError(f"{path}: tensor {theirs!r} has no place in a BERT of {M} layers")
+            raise UserError(f"{path}: tensor {theirs!r} has no place in a BERT of {M} layers")
         elif name in filled:
-            raise ValueError(f"{path}: tensor {theirs!r} is there twice, under two spellings")
+            raise UserError(f"{path}: tensor {theirs!r} is there twice, under two spellings")
         elif tensor.shape != ours[name].shape:
             shapes = f"{tuple(tensor.shape)}, config.json asks for {tuple(ours[name].shape)}"
-            raise ValueError(f"{path}: tensor {theirs!r} has shape {shapes}")
+            raise UserError(f"{path}: tensor {theirs!r} has shape {shapes}")
         else:
             filled[name] = tensor.float()
     if missing := sorted(ours.keys() - filled.keys()):
-        raise ValueError(f"{path}: {len(missing)} tensor(s) missing, first our {missing[0]!r}")
+        raise UserError(f"{path}: {len(missing)} tensor(s) missing, first our {missing[0]!r}")
     bert.load_state_dict(filled)
     count, names = sum(x.numel() for x in filled.values()), ", ".join(sorted(dropped)) or "none"
     print(f"{path}: {len(filled)} tensors loaded ({count:,} parameters), 0 newly initialised, "

@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
-from support.command import command
+from support.errors import UserError, command
 from support.glue import GLUE, read_glue, read_own
 
 
@@ -70,7 +70,7 @@ def split_train(labels, fraction, rng):
     """Cut train in two, stratified by label -> indices of d1, indices of d2 (the given fraction).
 
     labels: (N,) ints, or floats, which have no classes: there every example counts as of one class,
-    since a random half of thousands has nearly the same scores. rng: numpy Generator. ValueError if
+    since a random half of thousands has nearly the same scores. rng: numpy Generator. UserError if
     either part would be empty.
     """
     labels, d2 = np.asarray(labels), []
@@ -82,7 +82,7 @@ def split_train(labels, fraction, rng):
     d2 = np.sort(np.concatenate(d2))
     d1 = np.setdiff1d(np.arange(len(labels)), d2)
     if len(d1) == 0 or len(d2) == 0:
-        raise ValueError(f"{len(labels)} training example(s) cut into d1 {len(d1)}, d2 {len(d2)}")
+        raise UserError(f"{len(labels)} training example(s) cut into d1 {len(d1)}, d2 {len(d2)}")
     return d1, d2
 
 
@@ -168,18 +168,18 @@ def glue_task(name, data_dir):
 
 
 def own_task(train_file, dev_file):
-    """Two files of your own -> Task `own`. ValueError or OSError with one clear line."""
+    """Two files of your own -> Task `own`. UserError or OSError with one clear line."""
     train, dev, labels = read_own(train_file, dev_file)
     train, dev = ([Example(*row) for row in rows] for rows in (train, dev))
     return Task("own", train, dev, [], labels, ("acc",))
 
 
 def load_task(name, data_dir="data", train_file="", dev_file=""):
-    """`toy`, `own` (two files) or the name of a GLUE task -> Task. ValueError or OSError."""
+    """`toy`, `own` (two files) or the name of a GLUE task -> Task. UserError or OSError."""
     if name == "own":
         return own_task(train_file, dev_file)
     if name not in TASKS:
-        raise ValueError(f"no task {name!r}; there are {', '.join(TASKS)}")
+        raise UserError(f"no task {name!r}; there are {', '.join(TASKS)}")
     return toy_task() if name == "toy" else glue_task(name, data_dir)
 
 
@@ -242,7 +242,7 @@ def load_tokenizer(folder, vocab_size):
     """Tokenizer of a checkpoint, from tokenizer.json or else vocab.txt.
 
     vocab.txt does not say whether to lower-case: tokenizer_config.json does (`do_lower_case`, True
-    if absent). ValueError if the vocabulary does not fit a model with vocab_size embeddings.
+    if absent). UserError if the vocabulary does not fit a model with vocab_size embeddings.
     """
     folder = Path(folder)
     path = folder / "tokenizer.json"
@@ -257,11 +257,11 @@ def load_tokenizer(folder, vocab_size):
             tokenizer = BertWordPieceTokenizer.from_file(str(path), lowercase=lowercase)
         vocab = tokenizer.get_vocab()
     except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
     if not vocab.keys() >= set(SPECIAL):
-        raise ValueError(f"{path}: not a BERT vocabulary, it needs {', '.join(SPECIAL)}")
+        raise UserError(f"{path}: not a BERT vocabulary, it needs {', '.join(SPECIAL)}")
     if (most := max(vocab.values())) >= vocab_size:
-        raise ValueError(f"{path}: ids up to {most}, but the model has {vocab_size} embeddings")
+        raise UserError(f"{path}: ids up to {most}, but the model has {vocab_size} embeddings")
     return tokenizer
 
 
@@ -341,10 +341,10 @@ def generator(seed, purpose, number):
 def subset(examples, N):
     """N random examples, the same ones for every seed, in their order; 0: all of them.
 
-    ValueError if there are too few.
+    UserError if there are too few.
     """
     if N > len(examples):
-        raise ValueError(f"--train-examples {N}: train has only {len(examples)}")
+        raise UserError(f"--train-examples {N}: train has only {len(examples)}")
     chosen = np.random.default_rng(0).permutation(len(examples))[: N or None]
     return [examples[i] for i in np.sort(chosen)]
 

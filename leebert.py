@@ -37,6 +37,7 @@ import torch.nn as nn
 from torch.func import functional_call, jvp
 
 from bert import dropout, init_weights
+from support.errors import UserError
 
 # torch.func.jvp makes torch warn, once, of a function that torch itself calls.
 warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
@@ -508,21 +509,25 @@ RULES = dict(
 )
 
 
+def find_rule(rule, num_classes):
+    """The function of a rule's name. UserError if there is none, or if it needs classes and C = 1."""
+    if rule not in RULES:
+        raise UserError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
+    if num_classes == 1 and rule in ("entropy", "confidence"):
+        raise UserError(f"rule {rule} needs the probabilities of classes; a regression has none")
+    return RULES[rule]
+
+
 @torch.inference_mode()
 def early_exit(model, batch, rule, threshold):
     """Predict each example at the first exit where the rule lets it leave, or at the last exit.
 
     -> predictions (B,), exit_layer (B,), 1-based. Examples that have left are removed from the
     batch before the next layer, so a batch of any size gets cheaper, and its answers are those of
-    one example at a time, up to rounding. Call model.eval() first. ValueError for an unknown
-    rule, and for one that needs the probabilities of classes where C = 1.
+    one example at a time, up to rounding. Call model.eval() first. UserError: see find_rule.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
     bert, M, C = model.bert, len(model.exits), model.exits[0].out_features
-    if C == 1 and rule in ("entropy", "confidence"):
-        raise ValueError(f"rule {rule} needs the probabilities of classes; a regression has none")
-    mask = batch.attention_mask
+    may_leave, mask = find_rule(rule, C), batch.attention_mask
     hidden = bert.embed(batch.input_ids, batch.token_type_ids)  # (B, T, H)
     bias = bert.attention_bias(mask)  # (B, 1, 1, T)
     inside = torch.arange(len(hidden), device=hidden.device)  # examples still in the batch
@@ -531,7 +536,7 @@ def early_exit(model, batch, rule, threshold):
     for m, (layer, exit) in enumerate(zip(bert.layers, model.exits, strict=True), start=1):
         hidden = layer(hidden, bias)
         history = torch.cat([history, exit(pool(hidden, mask, model.pool))[None]])
-        leave = RULES[rule](history, threshold) if m < M else torch.ones_like(inside).bool()
+        leave = may_leave(history, threshold) if m < M else torch.ones_like(inside).bool()
         go, stay = leave.nonzero()[:, 0], (~leave).nonzero()[:, 0]  # the host waits only here
         predictions[inside[go]] = answers(history[-1, go])
         exit_layer[inside[go]] = m
@@ -546,11 +551,12 @@ def exits_from_logits(logits, rule, threshold):
     """What early_exit answers, from the logits (M, N, C) of all exits: many thresholds, one pass.
 
     -> predictions (N,), exit_layer (N,), up to the rounding of another batch. It passes all layers,
-    so it says nothing about time.
+    so it says nothing about time. UserError: see find_rule.
     """
-    M, N, _ = logits.shape
+    M, N, C = logits.shape
+    may_leave = find_rule(rule, C)
     examples = torch.arange(N, device=logits.device)
     exit_layer = torch.full_like(examples, M)
     for m in range(M - 1, 0, -1):  # the earliest comes last, and stays
-        exit_layer[RULES[rule](logits[:m], threshold)] = m
+        exit_layer[may_leave(logits[:m], threshold)] = m
     return answers(logits[exit_layer - 1, examples]), exit_layer

@@ -27,8 +27,8 @@ A run leaves in its folder: config.json, tokenizer.json, log.jsonl (a line a log
 end model.safetensors and result.json, and, where matplotlib is installed, report.png. While it
 trains, checkpoint.pt is there too.
 
-Exit status: 0, done; 2, a user's or a system's error, in one line; 130 and 143, interrupted by
-Ctrl-C and by SIGTERM; 1, a bug, or too little memory on a CPU.
+Exit status: 0, done; 2, an error of the user's or the system's, in one line; 130 and 143,
+interrupted by Ctrl-C and by SIGTERM; 1, a bug, with a traceback.
 """
 
 import sys
@@ -43,7 +43,7 @@ import leebert
 from bert import Bert, BertConfig, load_bert
 from leebert import LossWeights, MultiExitBert, answers, early_exit, training_step
 from support import downloads, options, processes, report, runs
-from support.command import command
+from support.errors import UserError, command
 from support.options import FRACTION, NOT_NEGATIVE, POSITIVE, option
 from support.processes import RANK, WORLD, average, share
 from tools import picture, predict
@@ -122,7 +122,7 @@ def prepare(config):
         tokenizer = data.load_tokenizer(folder, bert.config.vocab_size)
     longest = bert.config.max_position_embeddings
     if not 8 <= config.max_length <= longest:
-        raise ValueError(f"--max-length must lie between 8 and {longest}, the model's positions")
+        raise UserError(f"--max-length must lie between 8 and {longest}, the model's positions")
     task.train = data.subset(task.train, config.train_examples)
     return task, tokenizer, MultiExitBert(bert, task.num_classes, config.pool)
 
@@ -323,13 +323,13 @@ def operating_point(rows, full, metric, loss=0.01):
 
 
 def parse(argv):
-    """Command line -> Config with nothing left open. ValueError for a value that makes no sense."""
+    """Command line -> Config with nothing left open. UserError for a value that makes no sense."""
     config, given = options.read(Config, argv, "Train a multi-exit BERT.")
     if config.resume:
         return config
     if config.train_file or config.dev_file:
         if "task" in given:
-            raise ValueError("--task cannot be combined with --train-file and --dev-file")
+            raise UserError("--task cannot be combined with --train-file and --dev-file")
         config.task = "own"
     config.model = config.model or ("toy" if config.task == "toy" else "bert-base-uncased")
     if config.model == "toy":
@@ -337,7 +337,7 @@ def parse(argv):
     options.check_ranges(config)
     config.step_size = config.step_size or config.lr
     if config.model == "toy" and config.task != "toy":
-        raise ValueError("--model toy knows the words of the toy task only; name a checkpoint")
+        raise UserError("--model toy knows the words of the toy task only; name a checkpoint")
     return config
 
 
@@ -411,7 +411,7 @@ def run(config):
             print("evaluating every rule at every threshold")
             result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
             runs.write_json(result, folder / "result.json")
-        except (KeyboardInterrupt, OSError, torch.OutOfMemoryError):
+        except (KeyboardInterrupt, OSError, RuntimeError, MemoryError):
             runs.say_how_to_continue(folder)
             raise
         (folder / runs.CHECKPOINT).unlink(missing_ok=True)

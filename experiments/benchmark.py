@@ -46,8 +46,8 @@ from data import (  # noqa: E402
     load_task,
     load_tokenizer,  # noqa: E402
 )
-from support.command import command  # noqa: E402
 from support.downloads import find_model  # noqa: E402
+from support.errors import command  # noqa: E402
 from support.runs import keep_freed_memory, write_json  # noqa: E402
 from tools.ask import load_run  # noqa: E402
 

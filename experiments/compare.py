@@ -40,7 +40,7 @@ from methods import CHOICES, METHODS, SEEDS_OF_CHOICES, patched, starting_at  # 
 
 import train  # noqa: E402
 from data import load_task, split_train  # noqa: E402
-from support.command import command  # noqa: E402
+from support.errors import UserError, command  # noqa: E402
 from support.runs import keep_freed_memory  # noqa: E402
 
 # The pretrained tasks: sizes for a GPU. On one CPU core a run of SST-2 takes about an hour; of
@@ -78,7 +78,7 @@ def group(name):
 
 
 def config_of(name, task, seed, more=()):
-    """The run's settings. more: options of train.py. ValueError for one that makes no sense."""
+    """The run's settings. more: options of train.py. UserError for one that makes no sense."""
     method = EVERYTHING[name]
     settings = {"task": task, "seed": seed, "device": "cpu", **TASKS[task], **method.settings}
     settings |= BEST.get((task, name), {})
@@ -98,13 +98,13 @@ def result_path(results, task, name, seed):
 
 
 def is_done(path, config):
-    """Is the result there? ValueError if it is that of other settings."""
+    """Is the result there? UserError if it is that of other settings."""
     if not path.exists():
         return False
     was = read(path).get("settings", {})
     for key, wanted in settings_of(config).items():
         if was.get(key) != wanted:
-            raise ValueError(
+            raise UserError(
                 f"{path}: made with {key} {was.get(key)!r}, not {wanted!r}; "
                 "delete it, or name another folder with --results"
             )
@@ -183,7 +183,7 @@ def run_all(jobs, task, results, more, workers, tune=False):
                     finished += 1
                     try:
                         words = f"trained in {future.result():.0f} s"
-                    except (ValueError, OSError, FloatingPointError) as error:
+                    except (UserError, OSError, FloatingPointError) as error:
                         failed, words = failed + 1, f"error: {error}"
                     print(f"{finished}/{len(todo)}  {name}, seed {seed}: {words}", flush=True)
             except KeyboardInterrupt:
@@ -214,7 +214,7 @@ def main():
             for folder, options in parts.items():
                 failed += run_all(jobs, task, folder, options, args.workers, args.tune)
     except BrokenExecutor as error:
-        raise ValueError(f"a run was killed: {error}") from None
+        raise UserError(f"a run was killed: {error}") from None
     if Path(args.results).resolve() == COMPARED:
         tables.main()
     sys.exit(1 if failed else 0)

@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
 from evidence import NOT_SETTINGS, at_speedup, exits_of, mean_and_half, paired, read, spread  # noqa: E402
 
-from support.command import command  # noqa: E402
+from support.errors import UserError, command  # noqa: E402
 
 SPEEDUPS = (1.25, 1.5, 2.0, 3.0)  # in layers
 USAGE = "usage: python experiments/compare_runs.py RUN_A RUN_B"
@@ -43,15 +43,15 @@ def load_side(name):
             result, config = read(folder / "result.json"), read(folder / "config.json")
             runs.append((result, {k: v for k, v in config.items() if k not in NOT_SETTINGS}))
     if not runs:
-        raise ValueError(f"{name}: no result.json here, nor in a folder whose name begins so")
+        raise UserError(f"{name}: no result.json here, nor in a folder whose name begins so")
     settings = runs[0][1]
     for _, others in runs:
         if changed := differences(settings, others):
-            raise ValueError(f"{name}: runs of different settings: {'; '.join(changed)}")
+            raise UserError(f"{name}: runs of different settings: {'; '.join(changed)}")
     results = sorted((result for result, _ in runs), key=lambda result: result["seed"])
     seeds = [result["seed"] for result in results]
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{name}*: a seed occurs twice: {seeds}; move one of the folders away")
+        raise UserError(f"{name}*: a seed occurs twice: {seeds}; move one of the folders away")
     return results, settings
 
 
@@ -125,7 +125,7 @@ def main():
     (a, of_a), (b, of_b) = (load_side(name) for name in sys.argv[1:])
     kinds = kind(a, of_a), kind(b, of_b)
     if wrong := differences(*kinds):
-        raise ValueError(f"not comparable: {'; '.join(wrong)}")
+        raise UserError(f"not comparable: {'; '.join(wrong)}")
     for letter, name, results in zip("AB", sys.argv[1:], (a, b), strict=True):
         seeds = " ".join(str(result["seed"]) for result in results)
         print(f"{letter}  {name}: {len(results)} run(s), seeds {seeds}")

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from methods import CHOICES, METHODS
 
+from support.errors import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
 COMPARED = ROOT / "results" / "compare"  # what compare.py leaves
 TASKS = ("toy", "sst2", "cola", "rte")
@@ -30,7 +32,7 @@ def read(path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not a result ({error})") from None
+        raise UserError(f"{path}: not a result ({error})") from None
 
 
 def load(task, name, folder=COMPARED):

@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 import evidence  # noqa: E402
 from evidence import RULES, TASKS, listed, load, mean_and_half, paired  # noqa: E402
 
-from support.command import command  # noqa: E402
+from support.errors import UserError, command  # noqa: E402
 
 STYLES = {  # name: colour, marker, line; apart without colour too
     "plain": ("0.5", "P", ":"),
@@ -149,9 +149,9 @@ def leaving_figure(folder):
 
 
 def draw(results, out):
-    """-> the paths of the pictures. ValueError if there is nothing to draw."""
+    """-> the paths of the pictures. UserError if there is nothing to draw."""
     if not shown(results):
-        raise ValueError(f"{results}: no results; python experiments/compare.py")
+        raise UserError(f"{results}: no results; python experiments/compare.py")
     figures = (exits_figure, differences_figure, weights_figure, leaving_figure, choices_figure)
     paths = []
     for name, figure in zip(evidence.PICTURES, figures, strict=True):

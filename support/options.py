@@ -6,6 +6,8 @@ import math
 from dataclasses import field, fields
 from pathlib import Path
 
+from support.errors import UserError
+
 # A range is its words and its test.
 POSITIVE = ("positive and finite", lambda x: 0 < x < math.inf)  # nan is not
 NOT_NEGATIVE = ("0 or more, and finite", lambda x: 0 <= x < math.inf)
@@ -17,14 +19,14 @@ def option(default, help, choices=None, range=None):
 
 
 def read(Config, argv, description):
-    """Command line -> Config, and a dict of the options named there. ValueError for a bad one.
+    """Command line -> Config, and a dict of the options named there. UserError for a bad one.
 
     With --resume, the settings are those of that run.
     """
     parser = argparse.ArgumentParser(description=description, argument_default=argparse.SUPPRESS)
 
     def error(message):
-        raise ValueError(message)
+        raise UserError(message)
 
     parser.error = error
     for f in fields(Config):
@@ -42,22 +44,22 @@ def flag(name):
 
 
 def check_ranges(config):
-    """ValueError for a number outside the range of its option."""
+    """UserError for a number outside the range of its option."""
     for f in fields(config):
         value, range = getattr(config, f.name), f.metadata["range"]
         if range and not range[1](value):
-            raise ValueError(f"{flag(f.name)} must be {range[0]}, not {value}")
+            raise UserError(f"{flag(f.name)} must be {range[0]}, not {value}")
 
 
 def stored_config(Config, folder, given):
-    """The settings in FOLDER/config.json; ValueError, naming it, if a given option differs."""
+    """The settings in FOLDER/config.json; UserError, naming it, if a given option differs."""
     path = Path(folder) / "config.json"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         config = Config(**{f.name: stored[f.name] for f in fields(Config)} | {"resume": folder})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"no run of this version to resume: {path} ({error!r})") from None
+        raise UserError(f"no run of this version to resume: {path} ({error!r})") from None
     for name, value in given.items():
         if value != (was := stored[name]):
-            raise ValueError(f"{flag(name)} {value}: this run started with {was!r}; cannot change")
+            raise UserError(f"{flag(name)} {value}: this run started with {was!r}; cannot change")
     return config

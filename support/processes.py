@@ -12,12 +12,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.nn.functional import all_reduce
 
+from support.errors import UserError
+
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))  # among the processes of this machine
 
 
 def find_device(name):
-    """auto -> cuda, mps or cpu, the first available one. ValueError if a named one is not.
+    """auto -> cuda, mps or cpu, the first available one. UserError if a named one is not.
 
     Each process needs a GPU of its own; mps has one.
     """
@@ -28,7 +30,7 @@ def find_device(name):
             print("this PyTorch is built for CUDA and finds no GPU that it can use")
         name = next(kind for kind, count in counts.items() if count > 0)
     if LOCAL_RANK >= counts[name]:
-        raise ValueError(f"--device {name} is not available: {counts[name]} found on this machine")
+        raise UserError(f"--device {name} is not available: {counts[name]} found on this machine")
     return torch.device(name, LOCAL_RANK if name == "cuda" else None)
 
 

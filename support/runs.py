@@ -14,6 +14,7 @@ from shlex import quote
 import torch
 from safetensors.torch import save as safetensors
 
+from support.errors import UserError
 from support.processes import RANK, WORLD
 
 CHECKPOINT = "checkpoint.pt"
@@ -22,7 +23,7 @@ CHECKPOINT = "checkpoint.pt"
 def run_folder(config):
     """The run to resume, or a new one: OUT, or a default, numbered if taken.
 
-    ValueError if OUT holds a run: none is overwritten.
+    UserError if OUT holds a run: none is overwritten.
     """
     if config.resume:
         return Path(config.resume)
@@ -33,7 +34,7 @@ def run_folder(config):
         number += 1
         folder = Path(f"{name}-{number}")
     if (folder / "config.json").exists() or (folder / "result.json").exists():
-        raise ValueError(f"--out {folder} holds a run; name another, or --resume {folder}")
+        raise UserError(f"--out {folder} holds a run; name another, or --resume {folder}")
     return folder
 
 
@@ -72,14 +73,14 @@ def digest(text):
 def start(folder, settings, facts, tokenizer):
     """A new run's tokenizer.json, and last its config.json, which makes the folder a run.
 
-    Of a resumed run: ValueError if a fact, say its training data, has changed since it started.
+    Of a resumed run: UserError if a fact, say its training data, has changed since it started.
     """
     path = folder / "config.json"
     if settings["resume"]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         for name, value in facts.items():
             if stored.get(name) != value:
-                raise ValueError(f"{path}: {name} has changed since this run started")
+                raise UserError(f"{path}: {name} has changed since this run started")
     elif RANK == 0:
         (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run whose config.json was deleted
         write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
@@ -110,14 +111,14 @@ def save_checkpoint(folder, parts, log, counts):
 def resume(folder, parts, log):
     """Restore all parts from the checkpoint -> its counts; None if there is no checkpoint yet.
 
-    The log is cut back to the checkpoint. ValueError for a damaged file. Nothing in it is executed:
+    The log is cut back to the checkpoint. UserError for a damaged file. Nothing in it is executed:
     torch.load(weights_only=True) reads tensors and plain data only.
     """
     path, saved = folder / CHECKPOINT, {"counts": None, "log_end": 0}
     if path.exists():
         content = memoryview(path.read_bytes())
         if hashlib.sha256(content[:-32]).digest() != content[-32:]:
-            raise ValueError(f"{path}: damaged (its hash is wrong); delete it to start again")
+            raise UserError(f"{path}: damaged (its hash is wrong); delete it to start again")
         saved = torch.load(path, map_location="cpu", weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(saved[name])

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from bert import Bert, BertConfig
 from data import SPECIAL
 from leebert import MultiExitBert, exits_from_logits
-from support.command import command
+from support.errors import UserError, command
 
 USAGE = "usage: python -m tools.ask RUN_DIR SENTENCE [SECOND_SENTENCE]; train.py makes a RUN_DIR"
 
@@ -25,27 +25,32 @@ def load_run(folder):
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        bert = Bert(BertConfig(**config["bert"]))
-        model = MultiExitBert(bert, len(config["labels"]), config["pool"])
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        sizes, labels, pool = BertConfig(**config["bert"]), config["labels"], config["pool"]
+        weights = load_file(folder / "model.safetensors")
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # four libraries, many kinds: a file is missing or damaged
         reason = " ".join(str(error).split())
-        raise ValueError(f"{folder}: not a finished run of train.py ({reason})") from None
+        raise UserError(f"{folder}: not a finished run of train.py ({reason})") from None
+    model = MultiExitBert(Bert(sizes), len(labels), pool)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}: its weights do not fit this code's model ({reason})") from None
     return model.eval(), tokenizer, config
 
 
 def answer(folder, *sentences):
     """Print what each exit answers to a sentence (or a pair), and where each rule would stop.
 
-    ValueError if a sentence has no word that the model knows: its answer would mean nothing.
+    UserError if a sentence has no word that the model knows: its answer would mean nothing.
     """
     model, tokenizer, config = load_run(folder)
     if config["pairs"] != (len(sentences) == 2):
         wanted = "pairs of sentences" if config["pairs"] else "single sentences"
-        raise ValueError(f"{folder}: trained on {wanted}")
+        raise UserError(f"{folder}: trained on {wanted}")
     if any(set(tokenizer.encode(text).tokens) <= set(SPECIAL) for text in sentences):
-        raise ValueError("a sentence without any word of the model's vocabulary")
+        raise UserError("a sentence without any word of the model's vocabulary")
     encoding, labels = tokenizer.encode(*sentences), config["labels"]
     if encoding.overflowing:
         print(f"cut to {len(encoding.ids)} tokens (--max-length), as in training")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from support.command import command
+from support.errors import UserError, command
 
 RULES = {"patience": "o-", "entropy": "s--", "confidence": "^:", "always": "kx"}  # marker, line
 
@@ -86,17 +86,18 @@ def draw(folder):
         return f"no picture ({error}): pip install matplotlib; python -m tools.picture {folder}"
     path = Path(folder) / "result.json"
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        figure = Figure(figsize=(19, 5.5), layout="constrained")
-        left, middle, right = figure.subplots(1, 3)
-        if result["levels"]:
-            levels_panel(left, result)
-        else:
-            speedup_panel(left, result, "speedup_wall", "wall-clock time")
-        speedup_panel(middle, result, "speedup_layers", "layers")
-        weights_panel(right, result)
+        result = dict(json.loads(path.read_text(encoding="utf-8")))
+        result["levels"], result["sweep"], result["weights"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a result of train.py ({error!r})") from None
+        raise UserError(f"{path}: not a result of train.py ({error!r})") from None
+    figure = Figure(figsize=(19, 5.5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    if result["levels"]:
+        levels_panel(left, result)
+    else:
+        speedup_panel(left, result, "speedup_wall", "wall-clock time")
+    speedup_panel(middle, result, "speedup_layers", "layers")
+    weights_panel(right, result)
     method = ", ".join(f"{name} {value}" for name, value in result["method"].items())
     figure.suptitle(f"{result['task']}, model {result['model']}, {method}, seed {result['seed']}")
     figure.savefig(path.with_name("report.png"), dpi=100)

@@ -16,7 +16,7 @@ import numpy as np
 
 from data import Example, dev_batches, encode
 from leebert import early_exit
-from support.command import command
+from support.errors import UserError, command
 from support.glue import GLUE, HIGHEST, SCORE, read_examples
 from support.runs import write
 from tools.ask import load_run
@@ -29,22 +29,22 @@ def operating_point(folder, M):
         point = json.loads(path.read_text(encoding="utf-8"))["operating_point"]
         return (point["rule"], point["threshold"]) if point else ("patience", M)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: no rule and threshold to take from it ({error!r})") from None
+        raise UserError(f"{path}: no rule and threshold to take from it ({error!r})") from None
 
 
 def number(rule, text):
-    """The threshold from the command line. ValueError unless it is a number, whole for patience."""
+    """The threshold from the command line. UserError unless it is a number, whole for patience."""
     kind, convert = ("a whole number", int) if rule == "patience" else ("a number", float)
     try:
         return convert(text)
     except ValueError:
-        raise ValueError(f"the threshold of {rule} must be {kind}, not {text!r}") from None
+        raise UserError(f"the threshold of {rule} must be {kind}, not {text!r}") from None
 
 
 def check_tests(task, data_dir):
-    """ValueError, before hours of training, if there is nothing to answer."""
+    """UserError, before hours of training, if there is nothing to answer."""
     if task.name not in GLUE or not task.test or (task.dev_mismatched and not task.test_mismatched):
-        raise ValueError(f"--predict: no test file of {task.name} in {data_dir}")
+        raise UserError(f"--predict: no test file of {task.name} in {data_dir}")
 
 
 def predict(folder, rule=None, threshold=None, device="cpu"):
@@ -53,7 +53,7 @@ def predict(folder, rule=None, threshold=None, device="cpu"):
     model, tokenizer, config = load_run(folder)
     task = config["task"]
     if task not in GLUE:
-        raise ValueError(f"{folder}: trained on {task}, and GLUE's server has no such task")
+        raise UserError(f"{folder}: trained on {task}, and GLUE's server has no such task")
     spec, model = GLUE[task], model.to(device)
     if rule is None:
         rule, threshold = operating_point(folder, len(model.exits))

@@ -10,7 +10,7 @@ import torch
 
 from bert import Bert, BertConfig, load_bert
 from data import load_tokenizer
-from support.command import command
+from support.errors import UserError, command
 
 USAGE = "usage: python -m tools.walk [FOLDER [SENTENCE]]"
 
@@ -25,7 +25,9 @@ def encoded(folder, sentence):
     bert = load_bert(folder)
     tokenizer = load_tokenizer(folder, bert.config.vocab_size)
     tokenizer.no_padding()
-    encoding = tokenizer.encode(sentence)
+    encoding, longest = tokenizer.encode(sentence), bert.config.max_position_embeddings
+    if len(encoding.ids) > longest:
+        raise UserError(f"{len(encoding.ids)} tokens, but the model has {longest} positions")
     return bert, encoding.tokens, torch.tensor([encoding.ids])
 
 

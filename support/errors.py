@@ -1,0 +1,53 @@
+"""How a script ends: with status 0, with one clear line, or with a traceback.
+
+What the user's files, options and folders cause is a UserError, raised with a message that says
+what is wrong, where, and what to do. It becomes that one line, and so do errors of the system (a
+full disk, too little memory) and a run that diverged. Everything else is a bug, in our code or in
+yours, and a bug is a traceback.
+"""
+
+import signal
+import sys
+
+import torch
+
+
+class UserError(ValueError):
+    """Something is wrong with a file, an option or a folder; the message says what to do."""
+
+
+def is_out_of_memory(error):
+    """On a GPU torch has a class for it; on a CPU it is a RuntimeError of the allocator."""
+    classes = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, classes) or "DefaultCPUAllocator" in str(error)
+
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt(number)
+
+
+def command(function, usage=None):
+    """Call function. Status 2: an error of the user's or the system's; 130, 143: interrupted.
+
+    usage: the lines to print, and status 2, instead of the call.
+    """
+    if usage:
+        print(usage, file=sys.stderr)
+        sys.exit(2)
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupt)
+        function()
+    except KeyboardInterrupt as error:
+        print("interrupted", file=sys.stderr)
+        # Python's own KeyboardInterrupt has no number.
+        sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
+    except (UserError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = "try a smaller --batch-size or --max-length, or --hypergradient jvp"
+        print(f"error: out of memory; {advice}", file=sys.stderr)
+        sys.exit(2)
