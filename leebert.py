@@ -46,14 +46,14 @@ warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
 # 1. An exit after every layer [paper]
 
 
-def pool(hidden, mask, how):
-    """What an exit looks at: hidden (B, T, H), mask (B, T), 1 for a token -> (B, H).
+def exit_state(hidden, mask, pool):
+    """What an exit reads: hidden (B, T, H), mask (B, T), 1 for a token -> (B, H).
 
     cls     the state of [CLS], the first token, as is usual for BERT
     mean    the mean over the tokens that are not padding [ours]: for a checkpoint that was trained
             for such means, whose [CLS] holds little
     """
-    if how == "cls":
+    if pool == "cls":
         return hidden[:, 0]
     mask = mask[:, :, None].to(hidden.dtype)  # (B, T, 1)
     return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
@@ -83,11 +83,10 @@ class MultiExitBert(nn.Module):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         p = self.bert.config.hidden_dropout_prob
         logits = []
-        for hidden, exit in zip(
-            self.bert(input_ids, token_type_ids, mask), self.exits, strict=True
-        ):
-            state = pool(hidden, mask, self.pool)  # (B, H)
-            logits.append(exit(dropout(state, p, self.training)))  # (B, C)
+        states = self.bert(input_ids, token_type_ids, mask)  # M of (B, T, H)
+        for hidden, classifier in zip(states, self.exits, strict=True):
+            state = exit_state(hidden, mask, self.pool)  # (B, H)
+            logits.append(classifier(dropout(state, p, self.training)))  # (B, C)
         return torch.stack(logits)  # (M, B, C)
 
 
@@ -510,7 +509,7 @@ RULES = dict(
 
 
 def find_rule(rule, num_classes):
-    """The function of a rule's name. UserError if there is none, or if it needs classes and C = 1."""
+    """A name -> the rule. UserError if there is none, or if it needs classes and C = 1."""
     if rule not in RULES:
         raise UserError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
     if num_classes == 1 and rule in ("entropy", "confidence"):
@@ -533,9 +532,10 @@ def early_exit(model, batch, rule, threshold):
     inside = torch.arange(len(hidden), device=hidden.device)  # examples still in the batch
     predictions, exit_layer = answers(hidden.new_zeros(len(hidden), C)), torch.full_like(inside, M)
     history = hidden.new_zeros(0, len(hidden), C)  # (m, B, C)
-    for m, (layer, exit) in enumerate(zip(bert.layers, model.exits, strict=True), start=1):
+    for m, (layer, classifier) in enumerate(zip(bert.layers, model.exits, strict=True), start=1):
         hidden = layer(hidden, bias)
-        history = torch.cat([history, exit(pool(hidden, mask, model.pool))[None]])
+        logits = classifier(exit_state(hidden, mask, model.pool))  # (B, C)
+        history = torch.cat([history, logits[None]])
         leave = may_leave(history, threshold) if m < M else torch.ones_like(inside).bool()
         go, stay = leave.nonzero()[:, 0], (~leave).nonzero()[:, 0]  # the host waits only here
         predictions[inside[go]] = answers(history[-1, go])

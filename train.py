@@ -248,7 +248,7 @@ def evaluate_exits(logits, labels, metrics):
 def full_depth(model, batch):
     """What early exit has to beat: all layers, the last exit only -> predictions (B,)."""
     hidden = model.bert(*batch[:3])[-1]  # (B, T, H)
-    return answers(model.exits[-1](leebert.pool(hidden, batch.attention_mask, model.pool)))
+    return answers(model.exits[-1](leebert.exit_state(hidden, batch.attention_mask, model.pool)))
 
 
 def timed(function, batches):

@@ -42,8 +42,8 @@ def random_logits(M=4, B=5, C=3, scale=2.0):
 
 def test_pool_takes_the_first_token_or_the_mean_of_those_that_are_not_padding():
     hidden, mask = torch.randn(5, 7, 10).double(), random_batch(B=5, T=7).attention_mask
-    assert torch.equal(leebert.pool(hidden, mask, "cls"), hidden[:, 0])
-    mean = leebert.pool(hidden, mask, "mean")
+    assert torch.equal(leebert.exit_state(hidden, mask, "cls"), hidden[:, 0])
+    mean = leebert.exit_state(hidden, mask, "mean")
     for i, n in enumerate(mask.sum(dim=1)):
         torch.testing.assert_close(mean[i], hidden[i, :n].mean(dim=0))
 
@@ -159,8 +159,8 @@ def test_all_forms_have_the_same_dropout():
 def test_a_judge_that_is_content_changes_no_weight(method):
     """All numbers are 0 and so are all labels: v = 0, and the difference has no direction."""
     model, weights, *batches = problem(num_classes=1)
-    for exit in model.exits:
-        exit.weight.data.zero_()
+    for classifier in model.exits:
+        classifier.weight.data.zero_()
     batches = [batch._replace(labels=0 * batch.labels) for batch in batches]
     assert all((x == 0).all() for x in ours((model, weights, *batches), method))
 
@@ -284,9 +284,9 @@ def one_at_a_time(pool, num_classes):
     model, batch = tiny_model(5, num_classes=num_classes, std=0.5).eval(), random_batch(23, 9)
     model.requires_grad_(False).pool = pool
     if num_classes == 1:  # numbers, so that some neighbours agree and some do not
-        for m, exit in enumerate(model.exits):
-            exit.weight *= 0.1
-            exit.bias += 0.1 * m
+        for m, classifier in enumerate(model.exits):
+            classifier.weight *= 0.1
+            classifier.bias += 0.1 * m
     lengths = batch.attention_mask.sum(dim=1).tolist()
     alone = [[x[i : i + 1, :n] for x in batch[:2]] for i, n in enumerate(lengths)]
     return model, batch, torch.cat([model(*example) for example in alone], dim=1)

@@ -33,8 +33,8 @@ def make_run(folder, name, pool="cls", **more):
         initializer_range=0.7,
     )  # fmt: skip
     model = MultiExitBert(Bert(sizes), len(spec.labels), pool)
-    for exit in model.exits:
-        exit.bias.data += 2.5 if name == "stsb" else 0
+    for classifier in model.exits:
+        classifier.bias.data += 2.5 if name == "stsb" else 0
     folder.mkdir()
     runs.save(model, folder / "model.safetensors")
     toy_tokenizer().save(str(folder / "tokenizer.json"))
