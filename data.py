@@ -30,6 +30,7 @@ tokens, BERT (Devlin et al. 2019); the built-in task, buckets and all else, ours
 
 import argparse
 import json
+import math
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -334,7 +335,7 @@ def generator(seed, purpose, number):
     """Random numbers that depend only on these three: a run is a function of its settings and the
     step, so a resumed run draws the same ones.
     """
-    purposes = ("cut", "d1", "d2", "dropout", "again")
+    purposes = ("cut", "d1", "d2", "dropout", "d1_judge")
     return np.random.default_rng([seed, purposes.index(purpose), number])
 
 
@@ -349,17 +350,16 @@ def subset(examples, N):
     return [examples[i] for i in np.sort(chosen)]
 
 
-def stream(seed, encoded, indices, batch_size, purpose, position, device):
-    """Endless batches of the examples at `indices`, from number `position` on.
+def stream(lengths, batch_size, key, position):
+    """Endless batches of 0..N-1, from number `position` on -> index arrays. lengths: (N,) tokens.
 
-    The order of a pass depends only on the number of the pass.
+    key: seed and purpose. The order of a pass depends only on them and on the number of the pass.
     """
-    batches_per_pass = -(-len(indices) // batch_size)
+    batches_per_pass = math.ceil(len(lengths) / batch_size)
     while True:
-        rng = generator(seed, purpose, position // batches_per_pass)
-        batches = buckets(encoded.lengths[indices], batch_size, rng)
-        for batch in batches[position % batches_per_pass :]:
-            yield collate(encoded, indices[batch], device)
+        rng = generator(*key, position // batches_per_pass)
+        for batch in buckets(lengths, batch_size, rng)[position % batches_per_pass :]:
+            yield batch
             position += 1
 
 

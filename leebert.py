@@ -3,24 +3,26 @@
 Wei Zhu, "LeeBERT: Learned Early Exit for BERT with cross-level optimization", ACL 2021. No code of
 the paper was published, and parts of the method are known only from others who read it. So each
 decision below carries its source: [paper] its abstract says so, [reported] others report it from
-the paper, [ours] unknown to us, so we chose. The README has the same list as a table.
+the paper, [ours] unknown to us, so we chose. docs/paper.md has the list as a table.
 
     symbol     meaning                                        in the code         shape
     M, B, C    exits (= layers), examples, classes; C = 1: a number is learned, not a class
     Theta      parameters of encoder and exits                theta               dict of tensors
     Omega      parameters of the loss weights                 loss_weights        (M,) and (M, M)
     z_m        logits of exit m                               logits              (M, B, C)
-    CE_m       cross-entropy of exit m                        ce                  (M,)
-    KD_{m<-t}  distillation: exit t teaches exit m            kd                  (M, M), diagonal 0
-    w          weight of each loss term, made from Omega      w_ce, w_kd          (M,) and (M, M)
-    L(D)       sum_m w_m CE_m + sum_{m != t} w_{m,t} KD_{m<-t}   what Theta descends, on D1
-    F(D)       mean_m CE_m                                       no weights in it
-    J          F(D2) + lambda F(D1), after the step              what Omega descends
-    xi         step of the look-ahead                            step_size
-    lambda     weight of F(D1) in J                              lam
+    CE_m       cross-entropy of exit m                    (1) ce                  (M,)
+    KD_{m<-t}  distillation: exit t teaches exit m        (2) kd                  (M, M), diagonal 0
+    w          weight of each loss term, made from Omega  (3) w_ce, w_kd          (M,) and (M, M)
+    L(D)       the weighted sum of all terms, on D1       (4) L                   scalar
+    g          its gradient, along which Theta moves      (5) g                   dict of tensors
+    Theta'     Theta after one plain step: the look-ahead (6) ahead               dict of tensors
+    F(D)       mean_m CE_m: no weights in it              (7) F                   scalar
+    J          F on D2 and D1, after that step            (8) J                   scalar
+    xi         step of the look-ahead                         hyper.xi
+    lambda     weight of F(D1) in J                           hyper.lam
+    tau        temperature of the distillation                hyper.tau
     l_k, K     the k-th of all loss terms, and their number
-    v          the gradient of J at the look-ahead               v
-    tau, eta   temperature of the distillation; learning rate of Omega
+    v          the gradient of J at the look-ahead            v                   dict of tensors
 
 From simple to full: sections 1 to 4 build L; 5 is the heart, the gradient of J with respect to
 Omega, first its definition and then a formula; 6 is one training step; 7 leaves early.
@@ -30,14 +32,17 @@ Omega, first its definition and then a formula; 6 is one training step; 7 leaves
 
 import math
 import warnings
+from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 from torch.func import functional_call, jvp
 
 from bert import dropout, init_weights
-from support.errors import UserError
+from support.errors import UserError, not_finite
+from support.processes import average
 
 # torch.func.jvp makes torch warn, once, of a function that torch itself calls.
 warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
@@ -95,7 +100,7 @@ class MultiExitBert(nn.Module):
 
 
 def cross_entropies(logits, labels):
-    """CE_m = mean_B( -log softmax(z_m)[y] ).   logits (M, B, C), labels (B,) -> (M,)
+    """CE_m = mean_B( -log softmax(z_m)[y] ), equation (1).   logits (M, B, C), labels (B,) -> (M,)
 
     C = 1 is regression, since a choice among one class says nothing: z_m is the answer itself, and
     the term is mean_B( (z_m - y)^2 ), which is -log p of a Gaussian around z_m, up to constants.
@@ -104,7 +109,7 @@ def cross_entropies(logits, labels):
     if C == 1:
         return (logits[..., 0] - labels).square().mean(dim=1)  # (M,)
     log_p = logits.log_softmax(dim=-1)  # (M, B, C)
-    return -log_p[:, torch.arange(B, device=logits.device), labels].mean(dim=1)  # (M,)
+    return -log_p[:, torch.arange(B, device=logits.device), labels].mean(dim=1)  # (M,)  (1)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -129,7 +134,7 @@ def teaches(num_exits, teachers, device=None):
 
 
 def distillation(logits, teacher_logits, temperature=1.0):
-    """KD_{m<-t} = tau^2 mean_B( KL( softmax(z_t / tau) || softmax(z_m / tau) ) ) for every pair.
+    """KD_{m<-t} = tau^2 mean_B( KL( softmax(z_t / tau) || softmax(z_m / tau) ) ), equation (2).
 
     logits of the students (M, B, C) and of the teachers (M, B, C) -> (M, M), [student, teacher].
 
@@ -144,7 +149,7 @@ def distillation(logits, teacher_logits, temperature=1.0):
     student = (logits / temperature).log_softmax(dim=-1)[:, None]  # (M, 1, B, C)
     teacher = (teacher_logits.detach() / temperature).log_softmax(dim=-1)[None]  # (1, M, B, C)
     kl = (teacher.exp() * (teacher - student)).sum(dim=-1)  # (M, M, B)
-    return temperature**2 * kl.mean(dim=-1)  # (M, M)
+    return temperature**2 * kl.mean(dim=-1)  # (M, M)  (2)
 
 
 def loss_terms(logits, labels, teachers="all", temperature=1.0, teacher_logits=None):
@@ -168,10 +173,10 @@ def loss_terms(logits, labels, teachers="all", temperature=1.0, teacher_logits=N
 
 
 class LossWeights(nn.Module):
-    """Omega -> w.
+    """Omega -> w, equation (3) [ours]:
 
     w_m     = 2 sigmoid(Omega_m)
-    w_{m,t} = 2 sigmoid(Omega_{m,t}) / (number of m's teachers)                               [ours]
+    w_{m,t} = 2 sigmoid(Omega_{m,t}) / (number of m's teachers)
 
     Omega = 0 at the start: every exit has one unit of cross-entropy and, if it has teachers, one
     unit of distillation in all: the plain uniform sum. w_m lives in (0, 2), w_{m,t} in (0, 2 /
@@ -192,7 +197,7 @@ class LossWeights(nn.Module):
 
     def forward(self):
         """-> w_ce (M,), w_kd (M, M)"""
-        return 2 * torch.sigmoid(self.ce), 2 * torch.sigmoid(self.kd) * self.share
+        return 2 * torch.sigmoid(self.ce), 2 * torch.sigmoid(self.kd) * self.share  # (3)
 
 
 @torch.no_grad()
@@ -206,42 +211,72 @@ def set_depth_weights(loss_weights):
 
 
 def objective(ce, kd, w_ce, w_kd):
-    """L = sum_m w_m CE_m + sum_{m != t} w_{m,t} KD_{m<-t}.   -> scalar"""
-    return (w_ce * ce).sum() + (w_kd * kd).sum()
+    """L = sum_m w_m CE_m + sum_{m != t} w_{m,t} KD_{m<-t}, equation (4).   -> scalar"""
+    return (w_ce * ce).sum() + (w_kd * kd).sum()  # (4)
 
 
 # --------------------------------------------------------------------------------------------------
-# 5. The hypergradient: how does the judge's loss depend on the loss weights?
+# 5. The hypergradient: how does J depend on the loss weights?
 #
-# The weights cannot be learned by descending L itself. L is linear in w and every term is
-# non-negative, so dL/dw_k = l_k >= 0, and every weight falls, whatever its term is good for. They
-# are learned on a second level, by a loss that does not contain them:
+# Omega cannot be trained on L: that would shrink every weight. L is linear in w, and every term is
+# non-negative, so dL/dw_k = l_k >= 0, whatever the term is good for. The weights need a judge that
+# they cannot bribe, a loss J without weights in it, and so there are two levels [paper]:
 #
-#     upper level    choose Omega so that J, the judge's loss, is small where training ends,
-#     lower level    if Theta is trained to the end on L, with the weights that Omega gives.
+#     Upper level: choose Omega to minimize J(Theta*(Omega)).
+#     Lower level: Theta*(Omega) minimizes L(D1; Theta, Omega).
 #
-# Training to the end for every change of Omega would cost a whole run each. So one step of gradient
-# descent stands for it, as in DARTS: the look-ahead Theta'. With w = w(Omega), section 4,
+# Solving the lower level again for every change of Omega would cost a whole run each. One step of
+# gradient descent stands for it, as in DARTS: the look-ahead Theta'.
 #
-#     L(D1; Theta, Omega) = sum_m w_m CE_m + sum_{m != t} w_{m,t} KD_{m<-t}                      (1)
-#     g(Omega)            = grad_Theta L(D1; Theta, Omega)                                       (2)
-#     Theta'(Omega)       = Theta - xi g(Omega)                                                  (3)
-#     F(D; Theta)         = mean_m CE_m                     no weights in it                     (4)
-#     J(Omega)            = F(D2; Theta'(Omega)) + lambda F(D1; Theta'(Omega))                   (5)
-#     Omega              <- Omega - eta grad_Omega J                                             (6)
+#     g(Omega)      = grad_Theta L(D1; Theta, Omega)                                             (5)
+#     Theta'(Omega) = Theta - xi g(Omega)                                                        (6)
+#     F(D; Theta)   = mean_m CE_m                                                                (7)
+#     J(Omega)      = F(D2; Theta'(Omega)) + lambda F(D1; Theta'(Omega))                         (8)
 #
 # lambda = 0 is plain bi-level optimization: only held-out data judge. lambda > 0 is our reading of
 # the paper's cross-level optimization, whose update of the weights draws gradient information from
 # both splits [reported]; the paper's exact update and its coefficient are unknown [ours]. Mixing
-# two splits by a lambda is MiLeNAS's idea (CVPR 2020). The judge's examples of D1, `again`, are
-# drawn independently of the step's own [ours]: the look-ahead has just fitted those, so they would
-# praise every cross-entropy.
+# two splits by a lambda is MiLeNAS's idea (CVPR 2020).
 #
 # Is there a first-order shortcut, as in DARTS? No: F contains no weights, so J depends on Omega
 # only through Theta', and without the look-ahead its gradient is exactly zero. Why look ahead by
 # plain gradient descent, when AdamW takes the real step? A fresh Adam's step does not depend on the
 # size of the gradient, so through it the derivative nearly vanishes. As in DARTS, Theta' is a
-# simplification [ours].
+# simplification [ours]. And a short-sighted one: a weight whose harm shows only after many steps
+# looks harmless after one (Wu et al. 2018).
+
+
+class Hyper(NamedTuple):
+    """What a training step is told beside its examples."""
+
+    xi: float  # step of the look-ahead (6)
+    lam: float = 1.0  # lambda, weight of F(D1) in J (8); 0: only D2 judges
+    tau: float = 1.0  # temperature of the distillation (2)
+    form: str = "unrolled"  # of the hypergradient: unrolled, jvp or difference
+    max_norm: float = 1.0  # the gradient of L is clipped to this norm
+
+
+class Batches(NamedTuple):
+    """The examples of a training step; each is a data.Batch."""
+
+    d1: tuple  # of D1: moves Theta
+    d2: tuple = None  # of D2, held out: judges Omega
+    d1_judge: tuple = None  # of D1, judges Omega too; needed where lambda > 0
+
+    # d1_judge is drawn independently of d1 [ours]: the look-ahead has just fitted d1, so those
+    # examples would praise every cross-entropy.
+
+
+def trainable(module):
+    """name -> parameter, of those that may move; requires_grad=False keeps a parameter as it is."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def gradient(scalar, theta, create_graph=False):
+    """d scalar / d theta, a dict like theta; 0 for a tensor that the scalar does not reach."""
+    tensors = list(theta.values())
+    g = torch.autograd.grad(scalar, tensors, create_graph=create_graph, materialize_grads=True)
+    return dict(zip(theta, average(g), strict=True))
 
 
 def frozen_dropout(model, batch):
@@ -260,52 +295,63 @@ def frozen_dropout(model, batch):
     return logits_at
 
 
-def judge_loss(model, theta, d2, again, lam):
-    """J = F(D2; theta) + lam F(D1; theta), equations (4) and (5).   -> scalar
-
-    Without dropout [ours]: the judge is asked about the network that will be used.
-    """
-    was_training = model.training
+@contextmanager
+def evaluation_mode(model):
+    """Within `with`, no dropout; then each module is in its own mode again, whatever happened."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def judge_loss(model, theta, batches, hyper):
+    """J at the parameters theta (dict name -> tensor).   -> scalar
+
+    Without dropout [ours]: the judge is asked about the network that will be used. ValueError if
+    lambda > 0 and the judge has no examples of D1.
+    """
+    if hyper.lam and batches.d1_judge is None:
+        raise ValueError("lambda > 0, so Batches needs d1_judge, the judge's own examples of D1")
 
     def F(batch):
         logits = functional_call(model, theta, batch[:3])  # (M, B, C)
-        return cross_entropies(logits, batch.labels).mean()  # (4)
+        return cross_entropies(logits, batch.labels).mean()  # (7)
 
-    J = F(d2) + lam * F(again) if lam else F(d2)  # (5)
-    model.train(was_training)
-    return J
+    with evaluation_mode(model):
+        J = F(batches.d2)
+        return J + hyper.lam * F(batches.d1_judge) if hyper.lam else J  # (8)
 
 
-def unrolled(model, loss_weights, d1, d2, again, step_size, lam, temperature, average):
+def unrolled(model, loss_weights, batches, hyper):
     """The definition: Theta' is a function of Omega, and autograd differentiates through the step.
 
     -> (ce, kd) on d1, grad_Theta L, grad_Omega J. Exact. The graph of g stays in memory.
     """
-    theta, omega = dict(model.named_parameters()), list(loss_weights.parameters())
+    d1, theta, omega = batches.d1, trainable(model), trainable(loss_weights)
     logits = frozen_dropout(model, d1)(theta)  # (M, B, C)
-    ce, kd = loss_terms(logits, d1.labels, loss_weights.teachers, temperature)
-    L = objective(ce, kd, *loss_weights())  # (1)
-    g = average(torch.autograd.grad(L, list(theta.values()), create_graph=True))  # (2)
-    ahead = {name: p - step_size * x for (name, p), x in zip(theta.items(), g, strict=True)}  # (3)
-    J = judge_loss(model, ahead, d2, again, lam)  # (4), (5)
-    hyper = torch.autograd.grad(J, omega)  # (6)
-    return (ce, kd), g, average(hyper)
+    ce, kd = loss_terms(logits, d1.labels, loss_weights.teachers, hyper.tau)
+    L = objective(ce, kd, *loss_weights())
+    g = gradient(L, theta, create_graph=True)  # (5)
+    ahead = {name: p - hyper.xi * g[name] for name, p in theta.items()}  # (6)
+    J = judge_loss(model, ahead, batches, hyper)
+    return (ce, kd), g, average(torch.autograd.grad(J, list(omega.values())))
 
 
-# The same without a graph of g. L is linear in w. So, with v the gradient of (5) with respect to
+# The same without a graph of g. L is linear in w. So, with v the gradient of (8) with respect to
 # the parameters, at Theta', the chain rule gives
 #
-#     dJ/dw_k = < v, dTheta'/dw_k > = -xi < v, grad l_k(Theta) >                                 (7)
+#     dJ/dw_k = < v, dTheta'/dw_k > = -xi < v, grad l_k(Theta) >                                (11)
 #
-# In words: more weight on a loss term lowers J exactly when the term's gradient has a positive
-# inner product with the judge's gradient v: a small step that lowers the one lowers the other.
-# Gradient descent (6) then raises that weight. (train.py descends with Adam, which also remembers
-# earlier gradients.) And cheap: all K inner products are the derivative of ONE vector function, the
-# terms l(Theta) = (l_1 .. l_K), in ONE direction, v. No loop over terms, no second-order graph.
+# In words: to first order, raising a term's weight lowers J if and only if the term's gradient has
+# a positive inner product with v. And this is cheap: all K inner products are the derivative of ONE
+# vector function, the terms l(Theta) = (l_1 .. l_K), in ONE direction, v. No loop over terms, no
+# second-order graph.
 
 
-def derivative_forward(terms, theta, v):
+def derivative_jvp(terms, theta, v):
     """d/ds terms(theta + s v) at s = 0, exactly: one pass that carries the derivative along."""
     return jvp(terms, (theta,), (v,))[1]
 
@@ -326,134 +372,101 @@ def derivative_difference(terms, theta, v):
     return [(a - b) / (2 * eps) for a, b in zip(plus, minus, strict=True)]
 
 
-def by_formula(
-    derivative, model, loss_weights, d1, d2, again, step_size, lam, temperature, average
-):
-    """Equation (7), with either derivative; takes and returns what `unrolled` does."""
-    theta, omega = dict(model.named_parameters()), list(loss_weights.parameters())
+def by_formula(derivative, model, loss_weights, batches, hyper):
+    """Equation (11), with either derivative; takes and returns what `unrolled` does."""
+    d1, theta, omega = batches.d1, trainable(model), trainable(loss_weights)
     logits_at = frozen_dropout(model, d1)
     logits = logits_at(theta)  # (M, B, C)
-    ce, kd = loss_terms(logits, d1.labels, loss_weights.teachers, temperature)
-    L = objective(ce, kd, *loss_weights())  # (1)
-    g = average(torch.autograd.grad(L, list(theta.values())))  # (2)
+    ce, kd = loss_terms(logits, d1.labels, loss_weights.teachers, hyper.tau)
+    g = gradient(objective(ce, kd, *loss_weights()), theta)
     theta = {name: p.detach() for name, p in theta.items()}
-    pairs = zip(theta.items(), g, strict=True)
-    ahead = {name: (p - step_size * x).requires_grad_() for (name, p), x in pairs}  # (3)
-    J = judge_loss(model, ahead, d2, again, lam)  # (4), (5)
-    v = average(torch.autograd.grad(J, list(ahead.values())))
-    v = dict(zip(ahead, v, strict=True))
-    teacher = logits.detach()
+    ahead = {name: (p - hyper.xi * g[name]).requires_grad_() for name, p in theta.items()}
+    v = gradient(judge_loss(model, ahead, batches, hyper), ahead)
+    teacher_logits = logits.detach()
 
     def terms(theta):
         """l(Theta) -> ce (M,), kd (M, M). The teachers stand still: see loss_terms."""
-        return loss_terms(logits_at(theta), d1.labels, loss_weights.teachers, temperature, teacher)
+        students = logits_at(theta)  # (M, B, C)
+        return loss_terms(students, d1.labels, loss_weights.teachers, hyper.tau, teacher_logits)
 
     inner = average(derivative(terms, theta, v))  # < v, grad l_k >: (M,) and (M, M)
-    w = loss_weights()
-    dw = [-step_size * x.to(w[0].dtype) for x in inner]  # (7)
-    return (ce, kd), g, torch.autograd.grad(w, omega, grad_outputs=dw)  # (6), through w(Omega)
+    dw = [-hyper.xi * x for x in inner]  # (11)
+    through_w = sum((w * slope).sum() for w, slope in zip(loss_weights(), dw, strict=True))
+    return (
+        (ce, kd),
+        g,
+        torch.autograd.grad(through_w, list(omega.values())),
+    )  # the slope of w(Omega)
 
 
 FORMS = {
     "unrolled": unrolled,
-    "forward": partial(by_formula, derivative_forward),
+    "jvp": partial(by_formula, derivative_jvp),
     "difference": partial(by_formula, derivative_difference),
 }
 
 
-def bilevel_gradients(
-    model, loss_weights, d1, d2, again, step_size, lam, method, temperature=1.0, average=list
-):
-    """-> (ce, kd) on d1, grad_Theta L, grad_Omega J: all that one step needs, from one problem.
+def hypergradient(model, loss_weights, batches, hyper):
+    """grad_Omega [ F(d2; Theta') + lambda F(d1_judge; Theta') ] -> tensors as Omega's parameters.
 
-    g, made for the look-ahead, serves the real step as well. Nothing of the model is changed,
-    neither parameters nor .grad. again: by default d1, which favours every cross-entropy, so
-    training passes its own. average: where several processes share a batch, the mean over them of a
-    list of tensors.
+    batches: with input_ids, token_type_ids, attention_mask (B, T) and labels (B,) each. hyper.form:
+    `unrolled`, the definition; `jvp`, exact too, with about half the extra memory or less;
+    `difference`, approximate. Nothing of the model is changed, neither parameters nor .grad.
     """
-    if method not in FORMS:
-        raise ValueError(f"method must be one of {', '.join(FORMS)}, not {method!r}")
-    again = d1 if again is None else again
-    (ce, kd), g, hyper = FORMS[method](
-        model, loss_weights, d1, d2, again, step_size, lam, temperature, average
-    )
-    return (ce.detach(), kd.detach()), [x.detach() for x in g], list(hyper)
-
-
-def hypergradient(
-    model, loss_weights, d1, d2, step_size, lam=1.0, method="unrolled", temperature=1.0, again=None
-):
-    """grad_Omega [ F(D2; Theta') + lam F(D1; Theta') ] -> tensors as loss_weights.parameters().
-
-    d1, d2, again: batches with input_ids, token_type_ids, attention_mask (B, T) and labels (B,).
-    again: the judge's examples of D1, by default d1. step_size is xi. method: `unrolled`, the
-    definition; `forward`, exact too, with about half the extra memory or less; `difference`,
-    approximate. ValueError for another method.
-    """
-    return bilevel_gradients(
-        model, loss_weights, d1, d2, again, step_size, lam, method, temperature
-    )[2]
+    return list(FORMS[hyper.form](model, loss_weights, batches, hyper)[2])
 
 
 # --------------------------------------------------------------------------------------------------
 # 6. One training step
 #
+# Theta always descends L, by AdamW, and the gradient g that the look-ahead needs serves again:
+#
+#     Theta <- AdamW(Theta, g)                                                                   (9)
+#     Omega <- Adam(Omega, grad_Omega J)                                                        (10)
+#
 # Three ways to choose Omega, so that the paper's claim can be tested and not only repeated, and one
 # that leaves it alone:
 #
-#     single    Omega <- Omega - eta grad_Omega L(D1; Theta, Omega)             every weight falls
-#     bilevel   Omega <- Omega - eta grad_Omega J, lambda = 0                                DARTS
-#     cross     Omega <- Omega - eta grad_Omega J, lambda > 0                               [ours]
+#     single    L(D1; Theta, Omega) in place of J         the trap: every weight falls
+#     bilevel   J with lambda = 0                         DARTS
+#     cross     J with lambda > 0                         [ours]
 #     fixed     Omega stays
+#
+# (Which optimizers the paper takes is unknown; these are ours.)
 
 
-def not_finite(ce, kd, norm):
-    """Name what is wrong: the first term that is not finite, else a gradient."""
-    names = [f"CE_{m}" for m in range(1, len(ce) + 1)]
-    names += [f"KD_{m}<-{t}" for m in range(1, len(ce) + 1) for t in range(1, len(ce) + 1)]
-    for name, x in zip(names, [*ce.tolist(), *kd.flatten().tolist()], strict=True):
-        if not math.isfinite(x):
-            return f"{name} is {x}; try a smaller --lr"
-    which = "hypergradient" if math.isfinite(norm) else "gradient of L"
-    return f"the {which} is not finite, though all terms of L are; try a smaller --lr"
+def training_step(model, loss_weights, optimizers, batches, hyper, optimize):
+    """Update Theta and Omega once, both from the same point [ours] -> ce (M,), kd (M, M) on d1.
 
-
-def training_step(
-    model, loss_weights, theta_optimizer, omega_optimizer, d1, d2=None, again=None, *,
-    optimize, step_size, lam=1.0, method="unrolled", temperature=1.0, max_norm=1.0, average=list,
-):  # fmt: skip
-    """Update Theta and Omega once, both from the same point [ours] -> ce (M,), kd (M, M) on D1.
-
-    d2 is read by bilevel and cross, again (the judge's own examples of D1) by cross alone. max_norm
-    clips the gradient of L. FloatingPointError, before any parameter is changed, if a gradient is
-    not finite.
+    optimizers: that of Theta, that of Omega. FloatingPointError, before any parameter is changed,
+    if a gradient is not finite.
     """
     if optimize not in ("single", "bilevel", "cross", "fixed"):
         raise ValueError(f"optimize must be single, bilevel, cross or fixed, not {optimize!r}")
-    theta, omega = list(model.parameters()), list(loss_weights.parameters())
+    theta, omega = trainable(model), trainable(loss_weights)
+    theta_optimizer, omega_optimizer = optimizers
     if optimize in ("bilevel", "cross"):
-        lam = lam if optimize == "cross" else 0.0
-        (ce, kd), g, hyper = bilevel_gradients(
-            model, loss_weights, d1, d2, again, step_size, lam, method, temperature, average
-        )
+        hyper = hyper._replace(lam=hyper.lam if optimize == "cross" else 0.0)
+        (ce, kd), g, slopes = FORMS[hyper.form](model, loss_weights, batches, hyper)
     else:
-        ce, kd = loss_terms(model(*d1[:3]), d1.labels, loss_weights.teachers, temperature)
+        d1, slopes = batches.d1, []
+        ce, kd = loss_terms(model(*d1[:3]), d1.labels, loss_weights.teachers, hyper.tau)
         L = objective(ce, kd, *loss_weights())
-        gradients = average(torch.autograd.grad(L, theta + omega))
-        g = gradients[: len(theta)]
-        hyper = gradients[len(theta) :] if optimize == "single" else []
-    for p, x in zip(theta, g, strict=True):
-        p.grad = x
-    norm = nn.utils.clip_grad_norm_(theta, max_norm)
-    if not torch.isfinite(norm + sum(x.abs().sum() for x in hyper)):
+        if optimize == "single":
+            slopes = average(torch.autograd.grad(L, list(omega.values()), retain_graph=True))
+        g = gradient(L, theta)
+    for name, p in theta.items():
+        p.grad = g[name].detach()
+    norm = nn.utils.clip_grad_norm_(theta.values(), hyper.max_norm)
+    if not torch.isfinite(norm + sum(x.abs().sum() for x in slopes)):
         ce, kd = average([ce.detach(), kd.detach()])
         raise FloatingPointError(not_finite(ce, kd, norm.item()))
-    theta_optimizer.step()
+    theta_optimizer.step()  # (9)
     theta_optimizer.zero_grad()  # frees the gradient: the next step makes its own
-    if hyper:
-        for p, x in zip(omega, hyper, strict=True):
+    if slopes:
+        for p, x in zip(omega.values(), slopes, strict=True):
             p.grad = x
-        omega_optimizer.step()  # (6)
+        omega_optimizer.step()  # (10)
     return ce.detach(), kd.detach()
 
 

@@ -31,6 +31,7 @@ Exit status: 0, done; 2, an error of the user's or the system's, in one line; 13
 interrupted by Ctrl-C and by SIGTERM; 1, a bug, with a traceback.
 """
 
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -41,7 +42,7 @@ import torch
 import data
 import leebert
 from bert import Bert, BertConfig, load_bert
-from leebert import LossWeights, MultiExitBert, answers, early_exit, training_step
+from leebert import Batches, Hyper, LossWeights, MultiExitBert, answers, early_exit, training_step
 from support import downloads, options, processes, report, runs
 from support.errors import UserError, command
 from support.options import FRACTION, NOT_NEGATIVE, POSITIVE, option
@@ -147,30 +148,41 @@ def learning_rate(step, total, config):
     return config.lr * min((step + 1) / rise, (total - step) / max(1, total - rise + 1))
 
 
-def make_streams(config, encoded, step, device):
-    """-> endless batches for this step and those after it: d1, d2, and the judge's own of d1.
+def make_batches(config, encoded, step, device):
+    """-> endless Batches, for this step and those after it.
 
     The judge sees one batch in all, drawn from d2 and d1 in the ratio 1 : lambda in which they
     count; two whole batches would cost 11 / 8 as much. Its examples of d1 are drawn independently
-    of the step's own. Only methods that read d2 give it away.
+    of the step's own. Only methods that read d2 give it away, and only steps that update Omega
+    read it. With several processes, each gets its share of every batch.
     """
-    N, B = len(encoded.labels), config.batch_size
+    N, B, optimize = len(encoded.labels), config.batch_size, optimize_of(config)
     d1 = d2 = np.arange(N)
-    if optimize_of(config) in ("bilevel", "cross"):
-        epoch = step // -(-N // B)
+    if optimize in ("bilevel", "cross"):
+        epoch = step // math.ceil(N / B)
         rng = data.generator(config.seed, "cut", epoch if config.redraw else 0)
         d1, d2 = data.split_train(encoded.labels, config.d2_fraction, rng)
         print(f"epoch {epoch + 1}: d1 {len(d1)} examples, d2 {len(d2)}")
-    from_d1 = config.lam / (1 + config.lam) if optimize_of(config) == "cross" else 0.0
-    updates = -(-step // config.omega_every)  # of Omega, before this step
+    from_d1 = config.lam / (1 + config.lam) if optimize == "cross" else 0.0
+    updates = math.ceil(step / config.omega_every)  # of Omega, before this step
 
-    def batches(indices, fraction, purpose, position):
+    def stream(indices, fraction, purpose, position):
         size = max(1, round(fraction * B))
-        return data.stream(config.seed, encoded, indices, size, purpose, position, device)
+        key = (config.seed, purpose)
+        for rows in data.stream(encoded.lengths[indices], size, key, position):
+            yield share(data.collate(encoded, indices[rows], device))
 
-    d1_batches = batches(d1, 1, "d1", step)
-    d2_batches = batches(d2, 1 - from_d1, "d2", updates)
-    return d1_batches, d2_batches, batches(d1, from_d1, "again", updates)
+    d1_stream = stream(d1, 1, "d1", step)
+    d2_stream = stream(d2, 1 - from_d1, "d2", updates)
+    judge_stream = stream(d1, from_d1, "d1_judge", updates)
+    while True:
+        update = optimize if step % config.omega_every == 0 else "fixed"
+        yield Batches(
+            next(d1_stream),
+            next(d2_stream) if update in ("bilevel", "cross") else None,
+            next(judge_stream) if update == "cross" else None,
+        )
+        step += 1
 
 
 # --------------------------------------------------------------------------------------------------
@@ -187,10 +199,14 @@ def train(config, model, loss_weights, encoded, folder, log):
     is one pass and a quarter over d1.
     """
     device, optimize = next(model.parameters()).device, optimize_of(config)
-    steps_per_epoch = -(-len(encoded.labels) // config.batch_size)
+    steps_per_epoch = math.ceil(len(encoded.labels) / config.batch_size)
     total = max(1, round(config.epochs * steps_per_epoch))
-    theta_optimizer, omega_optimizer = make_optimizers(model, loss_weights, config)
-    parts = dict(model=model, weights=loss_weights, theta=theta_optimizer, omega=omega_optimizer)
+    hyper = Hyper(
+        xi=config.step_size, lam=config.lam, tau=config.temperature,
+        form=config.hypergradient, max_norm=config.max_norm,
+    )  # fmt: skip
+    optimizers = make_optimizers(model, loss_weights, config)
+    parts = dict(model=model, weights=loss_weights, theta=optimizers[0], omega=optimizers[1])
     first, tokens, seconds = runs.resume(folder, parts, log) or (0, 0, 0.0)
     start = time.perf_counter() - seconds
     seconds_to_write = 1e-7 * sum(p.numel() for p in model.parameters())  # a guess: 120 MB/s
@@ -198,29 +214,21 @@ def train(config, model, loss_weights, encoded, folder, log):
     model.train()
     for step in range(first, total):
         if step == first or config.redraw and step % steps_per_epoch == 0:
-            d1_batches, d2_batches, again_batches = make_streams(config, encoded, step, device)
-        for group in theta_optimizer.param_groups:
+            batches_of_steps = make_batches(config, encoded, step, device)
+        for group in optimizers[0].param_groups:
             group["lr"] = learning_rate(step, total, config)
         dropout = data.generator(config.seed, "dropout", step * WORLD + RANK)
         torch.manual_seed(int(dropout.integers(2**62)))
+        batches = next(batches_of_steps)
         update = optimize if step % config.omega_every == 0 else "fixed"
-        d1 = next(d1_batches)
-        d2 = next(d2_batches) if update in ("bilevel", "cross") else None
-        again = next(again_batches) if update == "cross" else None
-        tokens = tokens + d1.attention_mask.sum()
-        ce, kd = training_step(
-            model, loss_weights, theta_optimizer, omega_optimizer,
-            share(d1), share(d2), share(again), optimize=update,
-            step_size=config.step_size, lam=config.lam, method=config.hypergradient,
-            temperature=config.temperature, max_norm=config.max_norm, average=average,
-        )  # fmt: skip
-        step += 1
-        if step % config.log_every == 0 or step == total:
-            seconds = time.perf_counter() - start
-            ce, kd = average([ce, kd])
-            report.progress(log, step, total, ce, kd, loss_weights(), int(tokens), seconds)
-        if RANK == 0 and step < total and time.perf_counter() >= checkpoint_due:
-            counts = (step, int(tokens), time.perf_counter() - start)
+        ce, kd = training_step(model, loss_weights, optimizers, batches, hyper, update)
+        tokens = tokens + WORLD * batches.d1.attention_mask.sum()
+        done = step + 1
+        if done % config.log_every == 0 or done == total:
+            clock = (int(tokens), time.perf_counter() - start)
+            report.progress(log, (done, total), average([ce, kd]), loss_weights(), clock)
+        if RANK == 0 and done < total and time.perf_counter() >= checkpoint_due:
+            counts = (done, int(tokens), time.perf_counter() - start)
             seconds_to_write = runs.save_checkpoint(folder, parts, log, counts)
             checkpoint_due = time.perf_counter() + CHECKPOINT_INTERVAL * seconds_to_write
     return time.perf_counter() - start
@@ -292,7 +300,7 @@ def sweep(model, batches, logits, labels, metrics):
     """
     M, rows = len(logits), []
     fixed = [row[metrics[0]] for row in evaluate_exits(logits, labels, metrics)]
-    some = batches[:: max(1, -(-len(batches) // 8))]
+    some = batches[:: max(1, math.ceil(len(batches) / 8))]
     timed(lambda batch: full_depth(model, batch), batches[-2:])  # warm up, on the longest
     timed(lambda batch: early_exit(model, batch, "always", M)[0], batches[-2:])
     for rule, threshold in settings_of_rules(M, logits.shape[-1]):

@@ -19,7 +19,15 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
 from data import Batch  # noqa: E402
-from leebert import LossWeights, cross_entropies, loss_terms, training_step  # noqa: E402
+from leebert import (  # noqa: E402
+    Batches,
+    Hyper,
+    LossWeights,
+    cross_entropies,
+    hypergradient,
+    loss_terms,
+    training_step,
+)
 
 TERMS = ("CE_1", "CE_2", "KD_{1<-2}", "KD_{2<-1}")
 
@@ -57,8 +65,7 @@ def labelled(*labels):
 
 def terms(model, data):
     """The loss terms l_k, in the order of TERMS.   -> (K,)"""
-    ce, kd = loss_terms(model(*data[:3]), data.labels)
-    return torch.stack([ce[0], ce[1], kd[0, 1], kd[1, 0]])  # (K,)
+    return flat(*loss_terms(model(*data[:3]), data.labels))
 
 
 def gradients(model, data):
@@ -124,10 +131,15 @@ def fractions(numbers):
     print("  ".join(result))
 
 
-def flat(hyper):
-    """What leebert.hypergradient returns, in the order of TERMS.   -> (K,)"""
-    ce, kd = hyper
+def flat(ce, kd):
+    """(M,) and (M, M) -> in the order of TERMS (K,)"""
     return torch.stack([ce[0], ce[1], kd[0, 1], kd[1, 0]])  # (K,)
+
+
+def slopes(model, d1, d2, xi, lam=0.0, form="unrolled"):
+    """leebert's hypergradient, dJ/dOmega at Omega = 0. D1 is all there is, so it judges too."""
+    omega = LossWeights(2).double()
+    return flat(*hypergradient(model, omega, Batches(d1, d2, d1), Hyper(xi, lam, form=form)))
 
 
 def run(optimize, d1, d2, xi, steps=100):
@@ -136,17 +148,17 @@ def run(optimize, d1, d2, xi, steps=100):
     -> before each step and after the last: four weights, L, F(D2), P_1, P_2.   (steps + 1, 8)
     """
     model, loss_weights, history = TwoExits(-log(3), 0.0), LossWeights(2).double(), []
-    theta_optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    omega_optimizer = torch.optim.SGD(loss_weights.parameters(), lr=3.0)
+    optimizers = [
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        torch.optim.SGD(loss_weights.parameters(), lr=3.0),
+    ]
     for _ in range(steps + 1):
         with torch.no_grad():
-            w = flat(loss_weights())
+            w = flat(*loss_weights())
             L = w @ terms(model, d1)
             history.append(torch.cat([w, L[None], F(model, d2)[None], model.P()]))
-        training_step(
-            model, loss_weights, theta_optimizer, omega_optimizer, d1, d2,
-            optimize=optimize, step_size=xi, max_norm=1e9,
-        )  # fmt: skip
+        hyper = Hyper(xi, lam=0.0, max_norm=1e9)
+        training_step(model, loss_weights, optimizers, Batches(d1, d2), hyper, optimize)
     return torch.stack(history)  # (steps + 1, 8)
 
 

@@ -13,11 +13,12 @@ from exercises.my_hypergradient import by_direction, by_loop
 XI, LAM = 0.3, 0.7
 
 
-def usual_mistakes(right, model, weights, d1, d2, again):
+def usual_mistakes(right, model, weights, batches):
     """Pairs (sentence, hypergradient with this mistake)."""
+    d1 = batches.d1
     ahead, moving_ahead = (ref.look_ahead(model, weights, d1, XI, x) for x in (True, False))
     g, moving = (ref.term_gradients(model, weights, d1, detach) for detach in (True, False))
-    v = ref.judge_gradient(ahead, d2, again, LAM)
+    v = ref.judge_gradient(ahead, batches, LAM)
 
     def dw(g, v):
         return [-XI * (x @ v) for x in g]
@@ -37,26 +38,26 @@ def usual_mistakes(right, model, weights, d1, d2, again):
         (number, [x * 2 * s * (1 - s) for x, s in zip(dw(g, v), gates, strict=True)]),
         (number, [x * w * (2 - w) / 2 for x, w in zip(dw(g, v), weights(), strict=True)]),
         ("the judge's gradient v belongs to Theta', after the look-ahead; yours is taken at Theta",
-         hyper(g, ref.judge_gradient(model, d2, again, LAM))),
+         hyper(g, ref.judge_gradient(model, batches, LAM))),
         ("the gradients of the terms belong to Theta, where the step starts; yours are taken at "
          "Theta'", hyper(ref.term_gradients(ahead, weights, d1), v)),
         (teachers, hyper(moving, v)),
-        (teachers, hyper(moving, ref.judge_gradient(moving_ahead, d2, again, LAM))),
-        ("lambda F(D1) is missing in J", hyper(g, ref.judge_gradient(ahead, d2, again, 0.0))),
-        ("the judge's examples of D1 are `again`; yours are those of the step",
-         hyper(g, ref.judge_gradient(ahead, d2, d1, LAM))),
+        (teachers, hyper(moving, ref.judge_gradient(moving_ahead, batches, LAM))),
+        ("lambda F(D1) is missing in J", hyper(g, ref.judge_gradient(ahead, batches, 0.0))),
+        ("the judge's examples of D1 are d1_judge; yours are those of the step",
+         hyper(g, ref.judge_gradient(ahead, batches._replace(d1_judge=d1), LAM))),
     ]  # fmt: skip
 
 
 def check():
-    problem = model, weights, d1, d2, again = ref.small_problem()
-    right = leebert.hypergradient(model, weights, d1, d2, XI, LAM, "unrolled", again=again)
+    problem = model, weights, _ = ref.small_problem()
+    right = leebert.hypergradient(*problem, leebert.Hyper(XI, LAM))
     mistakes, before = usual_mistakes(right, *problem), copy.deepcopy(model.state_dict())
     for function, tolerance in ((by_loop, 1e-9), (by_direction, 1e-6)):
         name = function.__name__
         with patch("torch.autograd.grad", wraps=torch.autograd.grad) as backward:
             try:
-                result = function(*problem, XI, LAM)
+                result = function(*problem, leebert.Hyper(XI, LAM))
             except NotImplementedError:
                 done = "by_loop is right; " if function is by_direction else ""
                 raise Wrong(f"{done}not started: {name} in my_hypergradient.py") from None

@@ -22,19 +22,19 @@ def check():
     for who, z in (("student", student), ("teacher", teacher)):
         compare(f"the {who}'s gradient", gradient(loss, z), gradient(reference, z))
 
-    model, weights, d1, d2, again = ref.small_problem()
-    xi, lam = 0.1, 0.7
-    v = ref.judge_gradient(ref.look_ahead(model, weights, d1, xi, detach=False), d2, again, lam)
+    model, weights, batches = ref.small_problem()
+    xi, lam, d1 = 0.1, 0.7, batches.d1
+    v = ref.judge_gradient(ref.look_ahead(model, weights, d1, xi, detach=False), batches, lam)
 
     def hyper(detach):
         g = ref.term_gradients(model, weights, d1, detach)
         return ref.through_weights(weights, [-xi * (x @ v) for x in g])
 
-    for method, tolerance in (("unrolled", 1e-9), ("forward", 1e-9), ("difference", 1e-5)):
-        what = f"the hypergradient of form {method!r}"
+    for form, tolerance in (("unrolled", 1e-9), ("jvp", 1e-9), ("difference", 1e-5)):
+        what = f"the hypergradient of form {form!r}"
         sentence = (
             f"distillation is right, but in {what} the teachers still stand still: follow "
             "`teacher_logits` on its way to distillation"
         )
-        result = leebert.hypergradient(model, weights, d1, d2, xi, lam, method, again=again)
+        result = leebert.hypergradient(model, weights, batches, leebert.Hyper(xi, lam, form=form))
         compare(what, result, hyper(detach=False), [(sentence, hyper(detach=True))], tolerance)

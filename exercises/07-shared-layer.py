@@ -70,9 +70,9 @@ def check():
     sentence = "the gradient is that of the last use alone: a state is detached on the way"
     compare("the gradient of the shared layer", result, sum(uses), [(sentence, uses[-1])])
 
-    model, weights, d1, d2, _ = small_problem(share_layers=True)
-    forms = "forward", "unrolled"
-    result = [leebert.hypergradient(model, weights, d1, d2, 0.1, 0.7, form) for form in forms]
-    compare("the hypergradient `forward`, against `unrolled`,", *result)
+    problem, forms = small_problem(share_layers=True), ("jvp", "unrolled")
+    result = [leebert.hypergradient(*problem, leebert.Hyper(0.1, form=form)) for form in forms]
+    compare("the hypergradient `jvp`, against `unrolled`,", *result)
+    model, d1 = problem[0], problem[-1].d1
     answers, _ = leebert.early_exit(model, d1, "confidence", 2.0)
     compare("early_exit at full depth", answers, model(*d1[:3])[-1].argmax(-1))

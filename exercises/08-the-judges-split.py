@@ -1,4 +1,4 @@
-"""Checks 08-the-judges-split.md: which examples do the streams of train.py give?"""
+"""Checks 08-the-judges-split.md: which examples does make_batches of train.py give?"""
 
 import contextlib
 import io
@@ -15,18 +15,18 @@ N, B = 96, 8
 
 
 def streams(optimize, judge, step=0):
-    """make_streams on N examples of one token each, its number -> name -> 24 batches, as sets."""
+    """make_batches on N examples of one token each, its number -> name -> 24 batches, as sets."""
     encoded = Encoded([[i] for i in range(N)], [[0]] * N, np.ones(N, int), np.arange(N) % 2, 0)
     how = dict(optimize=optimize, judge=judge, d2_fraction=0.5, omega_every=1)
     config = train.Config(batch_size=B, **how)
     with contextlib.redirect_stdout(io.StringIO()):
-        d1, d2, again = train.make_streams(config, encoded, step, "cpu")
-    named = dict(d1=d1, d2=d2, again=again) if optimize == "cross" else dict(d1=d1, d2=d2)
+        steps = list(islice(train.make_batches(config, encoded, step, "cpu"), 24))
+    names = ("d1", "d2", "d1_judge") if optimize == "cross" else ("d1", "d2")
 
     def examples(batch):
         return set(batch.input_ids.flatten().tolist())
 
-    return {name: [examples(x) for x in islice(s, 24)] for name, s in named.items()}
+    return {name: [examples(getattr(x, name)) for x in steps] for name in names}
 
 
 def check():
@@ -49,8 +49,10 @@ def check():
                 f"{optimize}: each batch of {name} lies inside the step's own batch, which the "
                 "look-ahead has just fitted; the judge's must be drawn independently",
             )
-        different = batches["d2"] != batches.get("again")
-        require(different, "d2 and again give the same batches: the judge sees each example twice")
+        different = batches["d2"] != batches.get("d1_judge")
+        require(
+            different, "d2 and d1_judge give the same batches: the judge sees each example twice"
+        )
         later = streams(optimize, "train", step=3)
         same = all(later[name][:9] == sets[3:12] for name, sets in batches.items())
         require(same, "from step 3 on the batches differ: a resumed run would see other examples")

@@ -52,9 +52,9 @@ def random_weights(M, teachers="all"):
 
 
 def small_problem(teachers="all", **config):
-    """model, loss_weights, d1, d2, again: what a hypergradient needs."""
+    """model, loss_weights, batches: what a hypergradient needs."""
     batches = [random_batch(5, seed=1), random_batch(4, T=6, seed=2), random_batch(3, seed=3)]
-    return small_model(**config), random_weights(3, teachers), *batches
+    return small_model(**config), random_weights(3, teachers), leebert.Batches(*batches)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -100,11 +100,11 @@ def whole_gradient(scalar, model):
     return flat(torch.autograd.grad(scalar, parameters, retain_graph=True, materialize_grads=True))
 
 
-def judge_gradient(model, d2, again, lam):
+def judge_gradient(model, batches, lam):
     """v = grad [ F(D2) + lam F(D1) ] at the model's own parameters -> (P,)"""
     on_d2, on_d1 = (
         torch.stack([F.cross_entropy(z, batch.labels) for z in model(*batch[:3])]).mean()
-        for batch in (d2, again)
+        for batch in batches[1:]
     )
     return whole_gradient(on_d2 + lam * on_d1, model)
 

@@ -108,17 +108,16 @@ def problem(config, B, T, dropout=0.1, device="cpu"):
     return model, loss_weights, optimizers, batch(), batch()
 
 
-def our_step(state, optimize, method="unrolled"):
+def our_step(state, optimize, form="unrolled"):
     """The judge of cross sees half a batch of each split, as in train.py."""
     model, loss_weights, optimizers, d1, d2 = state
-    again = None
+    batches = leebert.Batches(d1, d2)
     if optimize == "cross":
         half = slice(None, None, 2)
-        again, d2 = (Batch(*(x[half] for x in batch)) for batch in (d1, d2))
-    leebert.training_step(
-        model, loss_weights, *optimizers, d1, d2, again,
-        optimize=optimize, step_size=XI, method=method,
-    )  # fmt: skip
+        d1_judge, d2 = (Batch(*(x[half] for x in batch)) for batch in (d1, d2))
+        batches = leebert.Batches(d1, d2, d1_judge)
+    hyper = leebert.Hyper(XI, form=form)
+    leebert.training_step(model, loss_weights, optimizers, batches, hyper, optimize)
 
 
 def lower(model, loss_weights, d1):
@@ -175,8 +174,8 @@ def peer_step(state, name):
 STEPS = {
     "plain (uniform weights)": lambda state: our_step(state, "fixed"),
     **{
-        f"bilevel, {method}": lambda state, method=method: our_step(state, "bilevel", method)
-        for method in leebert.FORMS
+        f"bilevel, {form}": lambda state, form=form: our_step(state, "bilevel", form)
+        for form in leebert.FORMS
     },
     "cross, unrolled": lambda state: our_step(state, "cross"),
     **{f"bilevel by {name}": lambda state, name=name: peer_step(state, name) for name in INSTALLED},
@@ -188,13 +187,16 @@ def errors(config, B, T, device="cpu"):
     """Of each hypergradient in float32, without dropout, against `unrolled` in float64."""
     state = problem(config, B, T, dropout=0.0, device=device)
     model, loss_weights, _, d1, d2 = state
+    batches = leebert.Batches(d1, d2)
     found = {
-        f"bilevel, {method}": leebert.hypergradient(model, loss_weights, d1, d2, XI, 0.0, method)
-        for method in leebert.FORMS
+        f"bilevel, {form}": leebert.hypergradient(
+            model, loss_weights, batches, leebert.Hyper(XI, lam=0.0, form=form)
+        )
+        for form in leebert.FORMS
     }
     found |= {f"bilevel by {name}": PEERS[name](state) for name in INSTALLED}
     doubles = copy.deepcopy(model).double(), copy.deepcopy(loss_weights).double()
-    exact = leebert.hypergradient(*doubles, d1, d2, XI, 0.0, "unrolled")
+    exact = leebert.hypergradient(*doubles, batches, leebert.Hyper(XI, lam=0.0))
     exact = torch.cat([x.flatten() for x in exact])
     result = {}
     for name, hyper in found.items():
@@ -272,7 +274,7 @@ def part_sizes(_):
     sizes = {}
     for B, T in ((16, 128), (32, 128)):
         print(f"BERT-base, {B} x {T} tokens")
-        forms = (*PAIR, "bilevel, forward")
+        forms = (*PAIR, "bilevel, jvp")
         sizes[f"{B} x {T}"] = {name: alone({}, B, T, name) for name in forms}
     return sizes
 

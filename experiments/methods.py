@@ -42,17 +42,19 @@ def patched(patches):
 # 1. Another step
 
 
-def omega_stays(*args, **options):
+def omega_stays(model, weights, optimizers, batches, hyper, optimize):
     """A step of cross without the hypergradient: same d1, same batches, but Omega stays."""
-    return leebert.training_step(*args, **options | {"optimize": "fixed"})
+    return leebert.training_step(model, weights, optimizers, batches, hyper, "fixed")
 
 
-def own_batch_judges(model, weights, theta, omega, d1, d2, again, **options):
+def own_batch_judges(model, weights, optimizers, batches, hyper, optimize):
     """The judge's examples of D1 are rows of the step's own batch, evenly spaced."""
-    if again is not None:
-        B, n = len(d1.labels), len(again.labels)
-        again = type(d1)(*(x[torch.arange(n) * B // n] for x in d1))
-    return leebert.training_step(model, weights, theta, omega, d1, d2, again, **options)
+    d1, d2, d1_judge = batches
+    if d1_judge is not None:
+        B, n = len(d1.labels), len(d1_judge.labels)
+        own = type(d1)(*(x[torch.arange(n) * B // n] for x in d1))
+        batches = leebert.Batches(d1, d2, own)
+    return leebert.training_step(model, weights, optimizers, batches, hyper, optimize)
 
 
 # --------------------------------------------------------------------------------------------------

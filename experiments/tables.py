@@ -19,7 +19,7 @@ from evidence import exits_of, first_exit, last_exit, load, spread, table, weigh
 from methods import EVERY, SEEDS_OF_CHOICES, STEP_SIZES
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ("running", "speed", "faq", "evidence", "hypergradient")
+DOCS = ("paper", "running", "speed", "faq", "evidence", "hypergradient")
 PAGES = ("README.md", "results/README.md", *(f"docs/{name}.md" for name in DOCS))
 
 # --------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def every_table():
 
 def sizes_table():
     sizes = measured("sizes")
-    words = {PLAIN: "plain", OURS: "`unrolled`, the default", "bilevel, forward": "`forward`"}
+    words = {PLAIN: "plain", OURS: "`unrolled`, the default", "bilevel, jvp": "`jvp`"}
     rows = []
     for name, word in words.items():
         found = [case[name] for case in sizes.values()]

@@ -6,6 +6,7 @@ full disk, too little memory) and a run that diverged. Everything else is a bug,
 yours, and a bug is a traceback.
 """
 
+import math
 import signal
 import sys
 
@@ -14,6 +15,17 @@ import torch
 
 class UserError(ValueError):
     """Something is wrong with a file, an option or a folder; the message says what to do."""
+
+
+def not_finite(ce, kd, norm):
+    """Name what is wrong: the first term that is not finite, else a gradient."""
+    names = [f"CE_{m}" for m in range(1, len(ce) + 1)]
+    names += [f"KD_{m}<-{t}" for m in range(1, len(ce) + 1) for t in range(1, len(ce) + 1)]
+    for name, x in zip(names, [*ce.tolist(), *kd.flatten().tolist()], strict=True):
+        if not math.isfinite(x):
+            return f"{name} is {x}; try a smaller --lr"
+    which = "hypergradient" if math.isfinite(norm) else "gradient of L"
+    return f"the {which} is not finite, though all terms of L are; try a smaller --lr"
 
 
 def is_out_of_memory(error):

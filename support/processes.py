@@ -9,12 +9,13 @@ import sys
 from datetime import timedelta
 
 import torch
-import torch.distributed as dist
-from torch.distributed.nn.functional import all_reduce
 
 from support.errors import UserError
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+if WORLD > 1:
+    import torch.distributed as dist
+    from torch.distributed._functional_collectives import all_reduce
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))  # among the processes of this machine
 
 
@@ -80,6 +81,7 @@ def average(tensors):
     """
     if WORLD == 1:
         return list(tensors)
-    vector = all_reduce(torch.cat([x.flatten() for x in tensors])) / WORLD
+    vector = torch.cat([x.flatten() for x in tensors])
+    vector = all_reduce(vector, "sum", dist.group.WORLD) / WORLD
     parts = vector.split([x.numel() for x in tensors])
     return [part.view_as(x) for part, x in zip(parts, tensors, strict=True)]

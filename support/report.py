@@ -5,10 +5,13 @@ import json
 import numpy as np
 
 
-def progress(log, step, total, ce, kd, weights, tokens, seconds):
+def progress(log, steps, losses, weights, clock):
     """A line to the log; and one to the screen: losses of the first, middle and last exit, mean
     weights (1 at the uniform sum), speed, time left.
+
+    steps: done, total. losses: ce, kd. weights: w_ce, w_kd. clock: tokens, seconds.
     """
+    (step, total), (ce, kd), (tokens, seconds) = steps, losses, clock
     ce, (w_ce, w_kd) = ce.tolist(), (w.tolist() for w in weights)
     row = dict(step=step, total=total, ce=ce, kd=kd.mean().item(), w_ce=w_ce, w_kd=w_kd)
     row |= dict(tokens_per_second=round(tokens / seconds), seconds=round(seconds, 2))

@@ -67,10 +67,10 @@ def test_theta_descends_the_loss_of_the_method(name, loss):
 
 def test_the_steps_own_batch_judges(monkeypatch):
     """n = 2 of the 5 rows, evenly spaced: the first and the third; none where Omega stays."""
-    d1, again, seen = random_batch(B=5, seed=1), random_batch(B=2, seed=2), []
-    monkeypatch.setattr(leebert, "training_step", lambda *args, **options: seen.append(args[6]))
-    methods.own_batch_judges(None, None, None, None, d1, None, again)
-    methods.own_batch_judges(None, None, None, None, d1, None, None)
+    d1, judge, seen = random_batch(B=5, seed=1), random_batch(B=2, seed=2), []
+    monkeypatch.setattr(leebert, "training_step", lambda *args: seen.append(args[3].d1_judge))
+    methods.own_batch_judges(None, None, None, leebert.Batches(d1, None, judge), None, "cross")
+    methods.own_batch_judges(None, None, None, leebert.Batches(d1), None, "fixed")
     assert torch.equal(seen[0].input_ids, d1.input_ids[[0, 2]]) and seen[1] is None
 
 
@@ -114,9 +114,9 @@ def test_without_d2_means_the_batches_of_cross_and_weights_that_stay(tmp_path, m
     for name in ("cross", "all-uniform-d1", "frozen-d1"):
         ids = seen[name] = []
 
-        def spy(*args, ids=ids, **options):
-            ids.append(args[4].input_ids)  # d1
-            return step(*args, **options)
+        def spy(*args, ids=ids):
+            ids.append(args[3].d1.input_ids)
+            return step(*args)
 
         monkeypatch.setattr(leebert, "training_step", spy)
         monkeypatch.setattr(train, "training_step", spy)

@@ -64,21 +64,22 @@ FILES = {1: "exercises.my_hypergradient", 7: "bert", 8: "train", 9: "data"}  # o
 SOLUTIONS, MISTAKES = {}, {}
 
 SOLUTIONS[1] = [(None, """
-    def start(model, loss_weights, d1, d2, again, xi, lam):
+    def start(model, loss_weights, batches, hyper):
+        d1, xi = batches.d1, hyper.xi
         theta = dict(model.named_parameters())
         ce, kd = loss_terms(model(*d1[:3]), d1.labels, loss_weights.teachers)
         L = objective(ce, kd, *loss_weights())
         g = torch.autograd.grad(L, list(theta.values()), retain_graph=True)
         pairs = zip(theta.items(), g, strict=True)
         ahead = {name: (p - xi * x).detach().requires_grad_() for (name, p), x in pairs}
-        J = judge_loss(model, ahead, d2, again, lam)
+        J = judge_loss(model, ahead, batches, hyper)
         return theta, ce, kd, torch.autograd.grad(J, list(ahead.values()))
 
     def finish(loss_weights, dw):
         return torch.autograd.grad(loss_weights(), list(loss_weights.parameters()), dw)
 
-    def by_loop(model, loss_weights, *others):
-        xi, (theta, ce, kd, v) = others[-2], start(model, loss_weights, *others)
+    def by_loop(model, loss_weights, batches, hyper):
+        xi, (theta, ce, kd, v) = hyper.xi, start(model, loss_weights, batches, hyper)
 
         def inner(term):
             options = dict(retain_graph=True, materialize_grads=True)
@@ -88,8 +89,8 @@ SOLUTIONS[1] = [(None, """
         dw = [-xi * torch.stack([inner(x) for x in terms.flatten()]) for terms in (ce, kd)]
         return finish(loss_weights, [dw[0], dw[1].view(kd.shape)])
 
-    def by_direction(model, loss_weights, d1, *others):
-        xi, (theta, ce, kd, v) = others[-2], start(model, loss_weights, d1, *others)
+    def by_direction(model, loss_weights, batches, hyper):
+        d1, (theta, ce, kd, v) = batches.d1, start(model, loss_weights, batches, hyper)
         theta = {name: p.detach() for name, p in theta.items()}
         v, teacher = dict(zip(theta, v, strict=True)), model(*d1[:3]).detach()
 
@@ -98,7 +99,7 @@ SOLUTIONS[1] = [(None, """
             return loss_terms(logits, d1.labels, loss_weights.teachers, 1.0, teacher)
 
         inner = jvp(terms, (theta,), (v,))[1]
-        return finish(loss_weights, [-xi * x for x in inner])
+        return finish(loss_weights, [-hyper.xi * x for x in inner])
 """)]  # fmt: skip
 LOOP = "-xi * torch.stack"
 DIRECTION = "inner = jvp(terms, (theta,), (v,))[1]"
@@ -113,12 +114,13 @@ MISTAKES[1] = [
     ("number of m's teachers", "return finish(loss_weights, [dw[0], dw[1].view(kd.shape)])",
      "return [x * w * (2 - w) / 2 for x, w in zip((dw[0], dw[1].view(3, 3)), loss_weights())]"),
     ("number of m's teachers", "dw[1].view(kd.shape)", "2 * dw[1].view(kd.shape)"),
-    ("lambda F.D1. is missing", "d2, again, lam)\n", "d2, again, 0.0)\n"),
-    ("those of the step", "ahead, d2, again", "ahead, d2, d1"),
+    ("lambda F.D1. is missing", "ahead, batches, hyper)\n",
+     "ahead, batches, hyper._replace(lam=0.0))\n"),
+    ("those of the step", "ahead, batches,", "ahead, batches._replace(d1_judge=d1),"),
     ("by_loop is right; not started: by_direction", DIRECTION, "raise NotImplementedError"),
     ("by_direction: the teachers move", DIRECTION, DIFFERENCE, ", 1.0, teacher)", ")"),
     ("makes 17 backward passes for 9 terms", DIRECTION,
-     "return by_loop(model, loss_weights, d1, *others)"),
+     "return by_loop(model, loss_weights, batches, hyper)"),
 ]  # fmt: skip
 
 SOLUTIONS[2] = [(None, """
@@ -160,10 +162,10 @@ MISTAKES[3] = [
 
 SOLUTIONS[4] = [
     ("teacher_logits.detach() / temperature", "teacher_logits / temperature"),
-    ("teacher = logits.detach()", "teacher = None"),
+    ("teacher_logits = logits.detach()", "teacher_logits = None"),
 ]
 MISTAKES[4] = [
-    ("distillation is right, but .* 'forward'", "None", "logits.detach()"),
+    ("distillation is right, but .* 'jvp'", "None", "logits.detach()"),
     ("not started: distillation", "teacher_logits /", "teacher_logits.detach() /"),
     ("not the value", "teacher_logits /", "2 * teacher_logits /"),
 ]
@@ -226,20 +228,20 @@ MISTAKES[7] = [
 ]
 
 OPTION = 'judge: str = option("held-out", "", ("held-out", "train"))'
-SPLITS = 'optimize_of(config) in ("bilevel", "cross")'
+SPLITS = 'optimize in ("bilevel", "cross")'
 SOLUTIONS[8] = [
     ("redraw: bool", f"{OPTION}\n    redraw: bool"),
     (f"if {SPLITS}:", f'if {SPLITS} and config.judge == "held-out":'),
     ('"d2", updates)', '"d2", updates)'),
-    ('"again", updates)', '"again", updates)'),
+    ('"d1_judge", updates)', '"d1_judge", updates)'),
 ]
 MISTAKES[8] = [
     ("default of judge must be", 'option("held-out"', 'option("train"'),
     ("must stay two parts", 'config.judge == "held-out"', "False"),
     ("d1 gives 48 of 96", 'config.judge == "held-out"', "True"),
     ("bilevel: each batch of d2 lies inside the step's", '"d2", updates', '"d1", updates'),
-    ("d2 and again give the same batches", '"again", updates', '"d2", updates'),
-    ("from step 3 on the batches differ", '"again", updates', '"again", 0'),
+    ("d2 and d1_judge give the same batches", '"d1_judge", updates', '"d2", updates'),
+    ("from step 3 on the batches differ", '"d1_judge", updates', '"d1_judge", 0'),
 ]  # fmt: skip
 
 SOLUTIONS[9] = [(None, """

@@ -7,7 +7,7 @@ import torch
 from conftest import random_batch, tiny_model
 
 import train
-from leebert import FORMS, RULES, LossWeights, early_exit, hypergradient
+from leebert import FORMS, RULES, Batches, Hyper, LossWeights, early_exit, hypergradient
 
 pytestmark = [
     pytest.mark.gpu,
@@ -16,36 +16,35 @@ pytestmark = [
 
 
 def on(device, dropout):
-    """-> model, loss weights and three batches, the same numbers on every device."""
+    """-> model, loss weights and Batches, the same numbers on every device."""
     model = tiny_model(dropout=dropout).train().to(device)
     weights = LossWeights(3).double().to(device)
     batches = (random_batch(B, 7, seed=B) for B in (5, 4, 3))
-    return model, weights, *(type(d)(*(x.to(device) for x in d)) for d in batches)
+    return model, weights, Batches(*(type(d)(*(x.to(device) for x in d)) for d in batches))
 
 
-def gradient(device, method, dropout):
-    model, weights, d1, d2, again = on(device, dropout)
+def gradient(device, form, dropout):
+    case = on(device, dropout)
     torch.manual_seed(3)
-    found = hypergradient(model, weights, d1, d2, 0.1, 0.7, method, 1.0, again)
-    return [x.cpu() for x in found]
+    return [x.cpu() for x in hypergradient(*case, Hyper(0.1, 0.7, form=form))]
 
 
 @pytest.mark.parametrize("dropout, devices", [(0.0, ("cuda", "cpu")), (0.3, ("cuda", "cuda"))])
-@pytest.mark.parametrize("method", FORMS)
-def test_all_forms_agree(method, dropout, devices):
+@pytest.mark.parametrize("form", FORMS)
+def test_all_forms_agree(form, dropout, devices):
     """In float64, with the CPU; with dropout, whose masks each device draws by itself, on the GPU.
 
     The same seed must then give the same masks in every form.
     """
     found, expected = (
-        gradient(devices[0], method, dropout),
+        gradient(devices[0], form, dropout),
         gradient(devices[1], "unrolled", dropout),
     )
     torch.testing.assert_close(found, expected, atol=1e-8, rtol=0)
 
 
 def test_a_seed_repeats_the_masks():
-    model, _, d1, *_ = on("cuda", dropout=0.3)
+    model, _, (d1, *_) = on("cuda", dropout=0.3)
     logits = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)

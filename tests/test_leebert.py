@@ -19,11 +19,12 @@ import leebert
 from data import Batch
 from leebert import (
     RULES,
+    Batches,
+    Hyper,
     LossWeights,
     MultiExitBert,
     early_exit,
     exits_from_logits,
-    hypergradient,
     loss_terms,
     objective,
     teaches,
@@ -146,41 +147,45 @@ def test_all_forms_have_the_same_dropout():
     torch.manual_seed(5)
     torch.randint(2**62, ())
     after_one_number = torch.get_rng_state()
-    for method in leebert.FORMS:
+    for form in leebert.FORMS:
         torch.manual_seed(5)
-        results[method] = ours(case, method)
-        assert_equal(results[method], results["unrolled"], method)
+        results[form] = ours(case, form)
+        assert_equal(results[form], results["unrolled"], form)
         assert torch.equal(torch.get_rng_state(), after_one_number)
-        following = ours(case, method)
-        assert (following[0] - results[method][0]).abs().max() > 1e-3
+        following = ours(case, form)
+        assert (following[0] - results[form][0]).abs().max() > 1e-3
 
 
 @every_form
-def test_a_judge_that_is_content_changes_no_weight(method):
+def test_a_judge_that_is_content_changes_no_weight(form):
     """All numbers are 0 and so are all labels: v = 0, and the difference has no direction."""
-    model, weights, *batches = problem(num_classes=1)
+    model, weights, batches = problem(num_classes=1)
     for classifier in model.exits:
         classifier.weight.data.zero_()
-    batches = [batch._replace(labels=0 * batch.labels) for batch in batches]
-    assert all((x == 0).all() for x in ours((model, weights, *batches), method))
+    batches = Batches(*(batch._replace(labels=0 * batch.labels) for batch in batches))
+    assert all((x == 0).all() for x in ours((model, weights, batches), form))
 
 
-def test_by_default_the_judge_sees_d1_itself():
-    model, weights, d1, d2, _ = problem()
-    result = hypergradient(model, weights, d1, d2, 0.1, 0.7)
-    assert_equal(result, ours((model, weights, d1, d2, d1), "unrolled"))
+@every_form
+def test_the_judge_needs_examples_of_its_own(form):
+    """lambda > 0 without d1_judge is an error; with lambda = 0 they are not read."""
+    model, weights, batches = problem()
+    without = model, weights, batches._replace(d1_judge=None)
+    with pytest.raises(ValueError, match="Batches needs d1_judge"):
+        ours(without, form)
+    assert_equal(ours(without, form, lam=0.0), ours(problem(), "unrolled", lam=0.0), form)
 
 
 @every_form
 @pytest.mark.parametrize("training", [True, False])
-def test_nothing_of_the_model_changes(training, method):
+def test_nothing_of_the_model_changes(training, form):
     """Parameters, .grad and training mode: not written to, nor changed and put back."""
-    model, weights, *_ = case = problem(dropout=0.2)
+    model, weights, _ = case = problem(dropout=0.2)
     parameters = [*model.train(training).parameters(), *weights.parameters()]
     sum(p.square().sum() for p in parameters).backward()
     state = [*parameters, *(p.grad for p in parameters)]
     before, writes = [x.detach().clone() for x in state], [x._version for x in state]
-    ours(case, method)
+    ours(case, form)
     after = [*parameters, *(p.grad for p in parameters)]
     assert [x._version for x in after] == writes
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -191,30 +196,30 @@ def test_nothing_of_the_model_changes(training, method):
 # One training step
 
 
-def step(model, weights, d1, d2=None, again=None, **options):
+def step(model, weights, batches, optimize="cross", **change):
     """One step in which both optimizers are SGD: Theta with 0.01, Omega with 10."""
-    theta_optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    omega_optimizer = torch.optim.SGD(weights.parameters(), lr=10.0)
-    options = {"optimize": "cross", "step_size": 0.1, "lam": 0.7, "max_norm": 1e9} | options
-    return training_step(model, weights, theta_optimizer, omega_optimizer, d1, d2, again, **options)
+    optimizers = [torch.optim.SGD(x.parameters(), lr) for x, lr in ((model, 0.01), (weights, 10.0))]
+    hyper = Hyper(xi=0.1, lam=0.7, max_norm=1e9)._replace(**change)
+    return training_step(model, weights, optimizers, batches, hyper, optimize)
 
 
 def copies(*modules):
     return [p.detach().clone() for module in modules for p in module.parameters()]
 
 
-@pytest.mark.parametrize("optimize, method", [
+@pytest.mark.parametrize("optimize, form", [
     ("fixed", "unrolled"), ("single", "unrolled"), ("bilevel", "unrolled"), ("cross", "unrolled"),
-    ("cross", "forward"), ("cross", "difference"),
+    ("cross", "jvp"), ("cross", "difference"),
 ])  # fmt: skip
-def test_a_step_is_descent_in_theta_and_in_omega(optimize, method):
+def test_a_step_is_descent_in_theta_and_in_omega(optimize, form):
     """Theta - 0.01 grad L and Omega - 10 grad_Omega of what the method descends, from one point.
 
     Terms and grad L are those of d1 alone. Each method gets only the batches that it reads: bilevel
-    ignores lambda, and needs no `again`.
+    ignores lambda, and needs no d1_judge.
     """
-    model, weights, d1, d2, again = case = problem("later")
-    read = {"bilevel": (d1, d2), "cross": (d1, d2, again)}.get(optimize, (d1,))
+    model, weights, batches = case = problem("later")
+    d1 = batches.d1
+    read = Batches(*batches[: {"bilevel": 2, "cross": 3}.get(optimize, 1)])
     theta, omega = copies(model), copies(weights)
     terms = loss_terms(model(*d1[:3]), d1.labels, "later", 2.0)
     L = objective(*terms, *weights())
@@ -222,10 +227,10 @@ def test_a_step_is_descent_in_theta_and_in_omega(optimize, method):
     hyper = {
         "fixed": [torch.zeros_like(p) for p in omega],
         "single": torch.autograd.grad(L, list(weights.parameters())),
-        "bilevel": ours(case, method, lam=0.0, tau=2.0),
-        "cross": ours(case, method, lam=0.7, tau=2.0),
+        "bilevel": ours(case, form, lam=0.0, tau=2.0),
+        "cross": ours(case, form, lam=0.7, tau=2.0),
     }[optimize]
-    returned = step(model, weights, *read, optimize=optimize, method=method, temperature=2.0)
+    returned = step(model, weights, read, optimize, form=form, tau=2.0)
     torch.testing.assert_close(returned, tuple(x.detach() for x in terms))
     assert_equal(copies(model), [p - 0.01 * x for p, x in zip(theta, g, strict=True)])
     assert_equal(copies(weights), [p - 10 * x for p, x in zip(omega, hyper, strict=True)])
@@ -233,7 +238,7 @@ def test_a_step_is_descent_in_theta_and_in_omega(optimize, method):
 
 def test_only_the_gradient_of_L_is_clipped_to_a_norm():
     """Theta moves by 0.01 * 0.1; the look-ahead and the hypergradient know nothing of it."""
-    model, weights, *_ = case = problem()
+    model, weights, _ = case = problem()
     theta, omega, hyper = copies(model), copies(weights), ours(case, "unrolled")
     step(*case, max_norm=0.1)
     moved = sum((p - q).square().sum() for p, q in zip(copies(model), theta, strict=True))
@@ -243,14 +248,14 @@ def test_only_the_gradient_of_L_is_clipped_to_a_norm():
 
 @pytest.mark.parametrize("what", ["CE_2 is nan", "the hypergradient is not finite"])
 def test_what_is_not_finite_stops_before_anything_changes(what):
-    model, weights, d1, d2, again = problem(num_classes=1)
+    model, weights, batches = problem(num_classes=1)
     if what == "CE_2 is nan":
         model.exits[1].weight.data[0, 0] = math.nan
     else:
-        d2.labels[0] = math.inf
+        batches.d2.labels[0] = math.inf
     before = copies(model, weights)
     with pytest.raises(FloatingPointError, match=f"^{what}"):
-        step(model, weights, d1, d2, again)
+        step(model, weights, batches)
     after = copies(model, weights)
     torch.testing.assert_close(after, before, atol=0, rtol=0, equal_nan=True)
 
@@ -381,14 +386,14 @@ class Waits(TorchDispatchMode):
 
 def test_the_host_waits_once_a_step_and_twice_a_layer():
     """Is the gradient finite? And: who leaves, who stays? (Adam counts its steps on the CPU.)"""
-    model, weights, d1, d2, again = problem()
-    theta, omega = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model, weights))
+    model, weights, batches = problem()
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (model, weights)]
     with Waits() as step:
-        training_step(model, weights, theta, omega, d1, d2, again, optimize="cross", step_size=0.1)
+        training_step(model, weights, optimizers, batches, Hyper(0.1), "cross")
     assert step.seen.count("_local_scalar_dense") == len(step.seen) <= 2, step.seen
     model.eval()
     with Waits() as leaving:
-        early_exit(model, d1, "confidence", 0.4)
+        early_exit(model, batches.d1, "confidence", 0.4)
     assert set(leaving.seen) <= {"nonzero"} and len(leaving.seen) <= 2 * 3, leaving.seen
 
 
@@ -396,7 +401,6 @@ def test_the_host_waits_once_a_step_and_twice_a_layer():
     (lambda: MultiExitBert(tiny_model().bert, 3, "max"), "pool must be cls or mean, not 'max'"),
     (lambda: teaches(3, "best"), "none, last, later, all, not 'best'"),
     (lambda: step(*problem(), optimize="guess"), "single, bilevel, cross or fixed, not 'guess'"),
-    (lambda: step(*problem(), method="magic"), "unrolled, forward, difference, not 'magic'"),
     (lambda: early_exit(tiny_model(), random_batch(), "mood", 1), "patience, always, not 'mood'"),
     (lambda: early_exit(tiny_model(num_classes=1), random_batch(), "entropy", 0.5),
      "rule entropy needs the probabilities of classes"),

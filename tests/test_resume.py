@@ -19,7 +19,6 @@ from conftest import options, read_log, without_clocks
 
 import data
 import train
-from data import Encoded
 from support.runs import CHECKPOINT
 from train import parse
 
@@ -260,18 +259,15 @@ def test_an_interruption_by_pythons_own_handler_has_no_number(monkeypatch, call)
 
 def test_a_stream_is_a_function_of_its_position():
     """Started in the middle, it gives what it would have given, and every pass holds all."""
-    lengths = np.random.default_rng(0).integers(3, 9, 50)
-    encoded = Encoded([[i] * n for i, n in enumerate(lengths)], [[0] * n for n in lengths],
-                      lengths, np.arange(50), 0)  # fmt: skip
-    indices = np.arange(5, 50)  # 45 examples are 7 batches of 7, the last of 3
+    lengths = np.random.default_rng(0).integers(3, 9, 45)  # 7 batches of 7, the last of 3
 
-    def labels(position, count, what="d1"):
-        batches = data.stream(3, encoded, indices, 7, what, position, "cpu")
-        return [batch.labels.tolist() for _, batch in zip(range(count), batches, strict=False)]
+    def batches(position, count, what="d1"):
+        stream = data.stream(lengths, 7, (3, what), position)
+        return [batch.tolist() for _, batch in zip(range(count), stream, strict=False)]
 
-    all = labels(0, 28)
-    assert all[11:] == labels(11, 17)
-    assert all not in (labels(0, 28, "d2"), labels(0, 28, "again"))
-    assert all[:7] != all[7:14]
+    all_of_them = batches(0, 28)
+    assert all_of_them[11:] == batches(11, 17)
+    assert all_of_them not in (batches(0, 28, "d2"), batches(0, 28, "d1_judge"))
+    assert all_of_them[:7] != all_of_them[7:14]
     for i in range(0, 28, 7):
-        assert sorted(sum(all[i : i + 7], [])) == indices.tolist()
+        assert sorted(sum(all_of_them[i : i + 7], [])) == list(range(45))

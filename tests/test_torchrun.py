@@ -69,7 +69,7 @@ def assert_same_log(one, two, atol=0.0):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [
     "--optimize=cross --lam=3",  # unrolled, the default
-    "--optimize=cross --hypergradient=forward",
+    "--optimize=cross --hypergradient=jvp",
     "--optimize=bilevel --hypergradient=difference --omega-every=2",
     "--optimize=single",
 ])  # fmt: skip

@@ -17,7 +17,7 @@ from conftest import ROOT, flags, options, read_log, tiny_model, without_clocks,
 import data
 import train
 from data import encode, load_task
-from leebert import RULES, LossWeights, answers
+from leebert import RULES, Hyper, LossWeights, answers
 from support import report, runs
 from tools import ask, walk
 from tools.ask import load_run
@@ -213,16 +213,17 @@ def test_own_files_train_like_a_glue_task(workplace, finished, tmp_path, monkeyp
 
 
 def examples_of(workplace, tmp_path, monkeypatch, **change):
-    """The numbers of the examples in d1, d2 and again, step by step, of a run on 32 of them.
+    """The numbers of the examples in d1, d2 and d1_judge, step by step, of a run on 32 of them.
 
     Each step gets its own seed for dropout, and the settings of the method as they are.
     """
     steps, seeds = [], set()
-    method = dict(hypergradient="forward", step_size=0.1, temperature=2.0, max_norm=3.0)
+    method = dict(hypergradient="jvp", step_size=0.1, temperature=2.0, max_norm=3.0)
 
-    def spy(model, loss_weights, first, second, *batches, **options):
-        options["hypergradient"] = options.pop("method")
-        assert method.items() <= options.items() and torch.initial_seed() not in seeds
+    def spy(model, loss_weights, optimizers, batches, hyper, optimize):
+        assert hyper == Hyper(0.1, config.lam, 2.0, "jvp", 3.0)
+        assert torch.initial_seed() not in seeds
+        assert (optimize in ("bilevel", "cross")) == (batches.d2 is not None)
         seeds.add(torch.initial_seed())
         steps.append([set() if b is None else {int(i) for i in b.labels} for b in batches])
         return torch.zeros(3), torch.zeros(3, 3)
@@ -245,22 +246,22 @@ def examples_of(workplace, tmp_path, monkeypatch, **change):
     (dict(weights="uniform"), {(8, 0, 0)}),
 ])  # fmt: skip
 def test_who_sees_which_examples(workplace, tmp_path, monkeypatch, change, sizes):
-    """The judge sees one batch, in the ratio 1 : lambda; Theta never sees d2, nor does `again`."""
+    """The judge sees one batch, in the ratio 1 : lambda; Theta never sees d2, nor does d1_judge."""
     steps = examples_of(workplace, tmp_path, monkeypatch, **change)
     assert len(steps) == 8 and {tuple(map(len, step)) for step in steps} == sizes
     if change.get("omega_every"):
         assert [not d2 for _, d2, _ in steps] == [False, True] * 4
-    d1, d2, again = (set.union(*part) for part in zip(*steps, strict=True))
-    assert d1 | d2 == set(range(32)) and not d1 & d2 and len(d2) == (16 if any(again | d2) else 0)
-    assert again <= d1
-    if again:  # drawn independently: not the step's own, nor those that it has left over
-        assert any(own & more for own, _, more in steps) and any(m - own for own, _, m in steps)
+    d1, d2, judge = (set.union(*part) for part in zip(*steps, strict=True))
+    assert d1 | d2 == set(range(32)) and not d1 & d2 and len(d2) == (16 if any(judge | d2) else 0)
+    assert judge <= d1
+    if judge:  # drawn independently: not the step's own, nor those that it has left over
+        assert any(own & x for own, _, x in steps) and any(x - own for own, _, x in steps)
 
 
 def test_train_is_cut_again_in_every_epoch_if_asked(workplace, tmp_path, monkeypatch):
     steps = examples_of(workplace, tmp_path, monkeypatch, redraw=True)
     epochs = [[set.union(*p) for p in zip(*steps[i : i + 4], strict=True)] for i in (0, 4)]
-    assert all(d1 ^ d2 == set(range(32)) and again <= d1 for d1, d2, again in epochs)
+    assert all(d1 ^ d2 == set(range(32)) and judge <= d1 for d1, d2, judge in epochs)
     assert epochs[0][1] != epochs[1][1]
 
 
