@@ -247,9 +247,13 @@ def all_logits(model, encoded, device):
 
 
 def evaluate_exits(logits, labels, metrics):
-    """logits (M, N, C) -> one dict an exit."""
-    predictions = answers(logits).numpy()
-    return [{"exit": m, **data.scores(p, labels, metrics)} for m, p in enumerate(predictions, 1)]
+    """logits (M, N, C) -> one dict an exit: metrics, and the loss that the judge would lower."""
+    losses = leebert.cross_entropies(logits, torch.from_numpy(labels)).tolist()  # (M,)
+    pairs = zip(answers(logits).numpy(), losses, strict=True)
+    return [
+        {"exit": m, **data.scores(predictions, labels, metrics), "loss": loss}
+        for m, (predictions, loss) in enumerate(pairs, start=1)
+    ]
 
 
 @torch.inference_mode()

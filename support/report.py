@@ -44,7 +44,7 @@ def by_level(examples, of_exits, predictions, layers):
 
 def report(result):
     """Tables of the sweep and of the levels, and the learned weights as a matrix."""
-    metrics = [name for name in result["exits"][0] if name != "exit"]
+    metrics = list(result["majority"])
     constant = "mean" if "pearson" in metrics else "most frequent class"
 
     def cells(row):
@@ -61,6 +61,9 @@ def report(result):
         )
     print(f"{'none':<21}  {cells(result['majority'])}   (always the {constant})")
     print("over mix: above the best random mix of fixed exits with the same mean exit")
+    losses = [row["loss"] for row in result["exits"]]
+    of_exits = " ".join(f"{x:6.3f}" for x in losses)
+    print(f"\nloss on dev, exits 1 to {len(losses)}: {of_exits}   mean {np.mean(losses):.3f}")
     if result["levels"]:
         M = len(result["exits"])
         print(f"\nlevel  {'accuracy of each exit':<{M * 7}}  when leaving early: acc  mean exit")

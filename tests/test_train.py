@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, flags, options, read_log, tiny_model, without_clocks, write
+from torch.nn.functional import cross_entropy
 
 import data
 import train
@@ -94,6 +95,8 @@ def test_the_saved_model_answers_what_the_result_says(workplace, finished, tmp_p
     logits = train.all_logits(model, encoded, "cpu")
     result = result_of(folder)
     assert train.evaluate_exits(logits, encoded.labels, ("acc",)) == result["exits"]
+    for row, z in zip(result["exits"], logits, strict=True):
+        assert row["loss"] == pytest.approx(cross_entropy(z, torch.tensor(encoded.labels)).item())
     share = np.bincount(encoded.labels).max() / 30
     assert result["majority"] == {"acc": pytest.approx(share)}
     batch = data.collate(encoded, np.arange(30))  # and what early exit is compared with, the same
@@ -149,6 +152,8 @@ def test_a_regression_from_file_to_sentence(workplace, tmp_path, call):
     for m, row in enumerate(result["exits"]):
         expected = np.corrcoef(z[m], [e.label for e in dev])[0, 1]
         assert row["pearson"] == pytest.approx(expected, abs=1e-5) and -1 <= row["spearman"] <= 1
+        squares = np.square(z[m] - [e.label for e in dev])
+        assert row["loss"] == pytest.approx(squares.mean(), abs=1e-5)
     done = call(ask.main, out, dev[0].text_a, dev[0].text_b)
     rows = rows_of_exits(done)
     assert [row[1] for row in rows] == ["score"] * 3 and all(len(row) == 3 for row in rows)
