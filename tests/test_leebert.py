@@ -192,6 +192,20 @@ def test_nothing_of_the_model_changes(training, form):
     assert all(module.training == training for module in model.modules())
 
 
+@every_form
+def test_each_module_is_in_its_own_mode_again(form):
+    """Also after an exception inside the judge: d2 has a label that no class has."""
+    model, weights, batches = problem()
+    model.exits.eval()
+    modes = [module.training for module in model.modules()]
+    ours((model, weights, batches), form)
+    assert [module.training for module in model.modules()] == modes
+    with pytest.raises(IndexError):
+        batches.d2.labels[0] = 99
+        ours((model, weights, batches), form)
+    assert [module.training for module in model.modules()] == modes
+
+
 # --------------------------------------------------------------------------------------------------
 # One training step
 
@@ -244,6 +258,29 @@ def test_only_the_gradient_of_L_is_clipped_to_a_norm():
     moved = sum((p - q).square().sum() for p, q in zip(copies(model), theta, strict=True))
     assert moved.sqrt().item() == pytest.approx(0.01 * 0.1, rel=1e-4)
     assert_equal(copies(weights), [p - 10 * x for p, x in zip(omega, hyper, strict=True)])
+
+
+@pytest.mark.parametrize("optimize", ["fixed", "single", "bilevel", "cross"])
+@every_form
+def test_what_is_frozen_stays_and_the_rest_moves_as_before(form, optimize):
+    """Encoder and one exit frozen, and the weights of distillation; one tensor is in no term of L.
+
+    With the encoder frozen the others' gradients are what they were, and so is their step.
+    """
+    whole, frozen = problem(), problem()
+    frozen[0].unused = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    parts = [*frozen[0].bert.parameters(), *frozen[0].exits[1].parameters(), frozen[1].kd]
+    for p in parts:
+        p.requires_grad_(False)
+    before = [p.clone() for p in parts]
+    for case in (whole, frozen):
+        step(*case, optimize, form=form)
+    assert all(map(torch.equal, parts, before)) and all(p.grad is None for p in parts)
+    assert frozen[0].unused.tolist() == [1, 1]
+    moved = [whole[0].exits[0].weight, frozen[0].exits[0].weight]
+    assert_equal(moved[:1], moved[1:], form)
+    assert not torch.equal(moved[1], problem()[0].exits[0].weight)
+    assert (optimize != "fixed") == bool((frozen[1].ce != problem()[1].ce).any())
 
 
 @pytest.mark.parametrize("what", ["CE_2 is nan", "the hypergradient is not finite"])
@@ -404,6 +441,8 @@ def test_the_host_waits_once_a_step_and_twice_a_layer():
     (lambda: early_exit(tiny_model(), random_batch(), "mood", 1), "patience, always, not 'mood'"),
     (lambda: early_exit(tiny_model(num_classes=1), random_batch(), "entropy", 0.5),
      "rule entropy needs the probabilities of classes"),
+    (lambda: exits_from_logits(torch.zeros(3, 2, 1), "confidence", 0.5),
+     "rule confidence needs the probabilities of classes"),
 ])  # fmt: skip
 def test_an_unknown_name_is_an_error(call, message):
     with pytest.raises(ValueError, match=message):
