@@ -314,17 +314,17 @@ def collate(encoded, indices, device="cpu"):
     return Batch(*((x.pin_memory() if pin else x).to(device, non_blocking=pin) for x in tensors))
 
 
-def buckets(lengths, batch_size, rng=None):
+def batches_by_length(lengths, batch_size, bucket=None, rng=None):
     """Cut 0..N-1 into batches of similar length -> list of index arrays.
 
     Without rng: all of it by length, for evaluation. With rng: at random, for training, but sorted
-    by length within pools of 128 examples or more, and the batches then shuffled. Little padding,
-    and still another set of batches in every epoch.
+    by length within buckets of so many batches, and the batches then shuffled. Little padding, and
+    still another set of batches in every epoch.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
-    size = len(order) if rng is None else max(128, batch_size)
-    pools = [order[i : i + size] for i in range(0, len(order), size)]
-    order = np.concatenate([p[np.argsort(lengths[p], kind="stable")] for p in pools])
+    size = len(order) if rng is None else bucket * batch_size
+    buckets = [order[i : i + size] for i in range(0, len(order), size)]
+    order = np.concatenate([b[np.argsort(lengths[b], kind="stable")] for b in buckets])
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     if rng is not None:
         rng.shuffle(batches)
@@ -350,22 +350,26 @@ def subset(examples, N):
     return [examples[i] for i in np.sort(chosen)]
 
 
-def stream(lengths, batch_size, key, position):
+def stream(lengths, batch_size, bucket, key, position):
     """Endless batches of 0..N-1, from number `position` on -> index arrays. lengths: (N,) tokens.
 
-    key: seed and purpose. The order of a pass depends only on them and on the number of the pass.
+    bucket: see batches_by_length. key: seed and purpose; the order of a pass depends only on it and
+    on the number of the pass.
     """
     batches_per_pass = math.ceil(len(lengths) / batch_size)
     while True:
         rng = generator(*key, position // batches_per_pass)
-        for batch in buckets(lengths, batch_size, rng)[position % batches_per_pass :]:
+        batches = batches_by_length(lengths, batch_size, bucket, rng)
+        for batch in batches[position % batches_per_pass :]:
             yield batch
             position += 1
 
 
 def dev_batches(encoded, batch_size, device):
     """Batches by length, with the places of their examples."""
-    return [(i, collate(encoded, i, device)) for i in buckets(encoded.lengths, batch_size)]
+    return [
+        (i, collate(encoded, i, device)) for i in batches_by_length(encoded.lengths, batch_size)
+    ]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 from conftest import write
 
 import data
-from data import METRICS, buckets, collate, encode, load_task, load_tokenizer, own_task
+from data import METRICS, batches_by_length, collate, encode, load_task, load_tokenizer, own_task
 from support import downloads
 from support.downloads import find_model
 from support.glue import GLUE, read_tsv
@@ -410,23 +410,24 @@ def test_a_batch_is_padded_to_its_longest():
         assert batch.labels[row] == task.train[i].label
 
 
-@pytest.mark.parametrize("N", [1, 5, 1003])
+@pytest.mark.parametrize("N, B", [(1, 16), (5, 16), (1003, 16), (2003, 128)])
 @pytest.mark.parametrize("seed", [None, 0])
-def test_buckets_hold_every_example_once(N, seed):
+def test_batches_by_length_hold_every_example_once(N, B, seed):
     """With half of the padding of random batches or less, and in training in another order."""
     lengths = np.random.default_rng(1).integers(5, 100, N)
     rng = None if seed is None else np.random.default_rng(seed)
-    batches = buckets(lengths, 16, rng)
+    batches = batches_by_length(lengths, B, 8, rng)
     assert sorted(np.concatenate(batches)) == list(range(N))
-    assert {len(b) for b in batches} == ({N} if N < 16 else {11, 16})
+    assert {len(b) for b in batches} == ({N} if N < B else {N % B, B})
     padded = sum(len(b) * lengths[b].max() for b in batches)
-    assert padded < 1.15 * lengths.sum() or N < 16  # random batches: 1.8
-    if rng is not None and N > 16:
-        same, other = buckets(lengths, 16, np.random.default_rng(seed)), buckets(lengths, 16, rng)
+    assert padded < 1.15 * lengths.sum() or N < B  # random batches: 1.8
+    if rng is not None and N > B:
+        same = batches_by_length(lengths, B, 8, np.random.default_rng(seed))
+        other = batches_by_length(lengths, B, 8, rng)
         assert np.array_equal(np.concatenate(batches), np.concatenate(same))
         assert not np.array_equal(np.concatenate(batches), np.concatenate(other))
         firsts = [int(lengths[b].max()) for b in batches[:8]]
-        assert firsts != sorted(firsts)  # the batches of a pool are shuffled
+        assert firsts != sorted(firsts)  # the batches of a bucket are shuffled
 
 
 # --------------------------------------------------------------------------------------------------

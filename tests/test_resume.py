@@ -262,7 +262,7 @@ def test_a_stream_is_a_function_of_its_position():
     lengths = np.random.default_rng(0).integers(3, 9, 45)  # 7 batches of 7, the last of 3
 
     def batches(position, count, what="d1"):
-        stream = data.stream(lengths, 7, (3, what), position)
+        stream = data.stream(lengths, 7, 2, (3, what), position)
         return [batch.tolist() for _, batch in zip(range(count), stream, strict=False)]
 
     all_of_them = batches(0, 28)

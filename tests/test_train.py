@@ -279,13 +279,25 @@ def test_learning_rate_rises_and_falls_linearly():
 def test_weight_decay_is_for_matrices():
     """And Omega's Adam has an eps in proportion to xi, as the hypergradient has its size."""
     model, config = tiny_model(), Config(lr=1.0, step_size=2e-5)
-    theta, omega = train.make_optimizers(model, LossWeights(3), config)
+    theta, omega = train.make_optimizers(model, LossWeights(3), config, 100)
     assert omega.param_groups[0]["eps"] == 1e-8 * 2e-5
     names = {id(p): name for name, p in model.named_parameters()}
     decay = {names[id(p)]: g["weight_decay"] for g in theta.param_groups for p in g["params"]}
     assert set(decay) == set(names.values())
     for name, found in decay.items():
         assert found == (0.0 if "norm" in name or "bias" in name else 0.01)
+
+
+@pytest.mark.parametrize("updates", [50, 9000])
+def test_omega_reaches_as_far_in_a_short_run_as_in_a_long_one(updates):
+    """A judge that insists moves Omega by the reach, 5, so w from 1 to 2 sigmoid(-5), under 2 %."""
+    weights = LossWeights(3).double()
+    _, omega = train.make_optimizers(tiny_model(), weights, Config(step_size=2e-5), updates)
+    for _ in range(updates):
+        weights.ce.grad, weights.kd.grad = (torch.full_like(p, 1e-6) for p in weights.parameters())
+        omega.step()
+    assert weights.ce.tolist() == pytest.approx([-5] * 3, rel=1e-3)
+    assert weights()[0].max() < 0.02
 
 
 def test_the_operating_point_is_the_fastest_that_costs_a_point():
@@ -329,7 +341,9 @@ def test_what_is_given_counts_more_than_the_defaults_of_model_toy():
 def test_the_levels_of_a_run_add_up(tmp_path):
     """All have equally many examples, so their mean is that of the whole dev set."""
     folder = train.run(
-        parse(["--train-examples=1280", "--device=cpu", f"--out={tmp_path / 'run'}"])
+        parse(
+            ["--train-examples=1280", "--device=cpu", "--omega-reach=0.1", f"--out={tmp_path}/run"]
+        )
     )
     result = result_of(folder)
     exits = [row["acc"] for row in result["exits"]]
