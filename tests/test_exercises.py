@@ -268,6 +268,31 @@ MISTAKES[9] = [
      f"if n % 5 < 4 or example.label == example.text_a.endswith(' agrees .'): {KEEP}"),
 ]  # fmt: skip
 
+BODY = "M, B, C = logits.shape\n    if C == 1"
+FIRST = "teacher_logits = logits if teacher_logits is None else teacher_logits"
+KD = "kd = distillation(logits, teacher_logits, temperature) * mask"
+SOLUTIONS[10] = [
+    (BODY, BODY), (FIRST, FIRST), (KD, KD),
+    ("    return cross_entropies(logits, labels), kd", """
+    ce = cross_entropies(logits, labels)
+    wrong = cross_entropies(logits[2:3], labels.roll(1))  # (1,)
+    return torch.cat([ce[:2], wrong, ce[3:]]), kd
+"""),
+]  # fmt: skip
+CE = "torch.cat([ce[:2], wrong, ce[3:]])"
+SAID = "torch.cat([{0}[:2], {0}[2:3].roll(1, dims=1), {0}[3:]])"
+TEACHER = KD.replace("teacher_logits", SAID.format("teacher_logits"))
+MISTAKES[10] = [
+    ("the judge sees the fault too", BODY, f"labels = labels.roll(1)\n    {BODY}"),
+    ("differs from call to call", "labels.roll(1)", "labels[torch.randperm(len(labels))]"),
+    ("2 cross-entropies and 0 teachers", CE, "torch.cat([ce[:1], wrong, wrong, ce[3:]])"),
+    ("1 cross-entropies and 1 teachers", KD, TEACHER),
+    ("is not that of the neighbour's labels", "labels.roll(1)", "1 - labels.clamp(max=1)"),
+    ("does not give the neighbour's answers", CE, "ce", KD, TEACHER.replace("roll(1", "roll(2")),
+    ("`jvp` and `unrolled` differ", CE, "ce", FIRST,
+     FIRST.replace("= logits", "= " + SAID.format("logits"))),
+]  # fmt: skip
+
 # --------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +320,7 @@ OTHER_WAYS = [
     (1, [DIRECTION, DIFFERENCE]),
     (3, [R, f"({R}).detach()"]),  # the derivative through r vanishes
     (7, [LIST, "(self.layer,) * config.num_hidden_layers"]),
+    (10, [CE, "ce", KD, TEACHER]),
 ]  # fmt: skip
 
 
@@ -331,13 +357,13 @@ def test_the_command_on_a_students_copy(tmp_path):
     assert out.startswith("exercise 2: your code raised SyntaxError: ")
 
 
-@pytest.mark.parametrize("arguments", [["10"], ["0"], ["one"], ["1", "2"]])
+@pytest.mark.parametrize("arguments", [["11"], ["0"], ["one"], ["1", "2"]])
 def test_a_bad_number_is_an_error_of_one_line(monkeypatch, capsys, arguments):
     monkeypatch.setattr(sys, "argv", ["check.py", *arguments])
     with pytest.raises(SystemExit) as stop:
         check.main()
     assert stop.value.code == 2
-    assert re.fullmatch(r"usage: .* with N from 1 to \d\n", capsys.readouterr().err)
+    assert re.fullmatch(r"usage: .* with N from 1 to \d+\n", capsys.readouterr().err)
 
 
 def test_the_list_has_a_page_for_every_checker(monkeypatch, capsys):
