@@ -521,13 +521,20 @@ RULES = dict(
 )
 
 
-def find_rule(rule, num_classes):
-    """A name -> the rule. UserError if there is none, or if it needs classes and C = 1."""
+def may_leave(rule, history, threshold):
+    """Ask a rule, by its name, who may leave: history (m, B, C) -> bool (B,).
+
+    UserError if there is no such rule, or if it needs classes and C = 1. TypeError if it answers
+    with anything but bools: as indices, integers 0 and 1 would mean examples number 0 and 1.
+    """
     if rule not in RULES:
         raise UserError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
-    if num_classes == 1 and rule in ("entropy", "confidence"):
+    if history.shape[-1] == 1 and rule in ("entropy", "confidence"):
         raise UserError(f"rule {rule} needs the probabilities of classes; a regression has none")
-    return RULES[rule]
+    leave = RULES[rule](history, threshold)
+    if getattr(leave, "dtype", None) != torch.bool or leave.shape != history.shape[1:2]:
+        raise TypeError(f"rule {rule} must return a bool tensor of shape (B,), not {leave!r}")
+    return leave
 
 
 @torch.inference_mode()
@@ -536,40 +543,40 @@ def early_exit(model, batch, rule, threshold):
 
     -> predictions (B,), exit_layer (B,), 1-based. Examples that have left are removed from the
     batch before the next layer, so a batch of any size gets cheaper, and its answers are those of
-    one example at a time, up to rounding. Call model.eval() first. UserError: see find_rule.
+    one example at a time, up to rounding. Call model.eval() first. Errors: see may_leave.
     """
-    bert, M, C = model.bert, len(model.exits), model.exits[0].out_features
-    may_leave, mask = find_rule(rule, C), batch.attention_mask
+    bert, mask = model.bert, batch.attention_mask  # (B, T)
+    M, B, C = len(model.exits), len(mask), model.exits[0].out_features
     hidden = bert.embed(batch.input_ids, batch.token_type_ids)  # (B, T, H)
     bias = bert.attention_bias(mask)  # (B, 1, 1, T)
-    inside = torch.arange(len(hidden), device=hidden.device)  # examples still in the batch
-    predictions, exit_layer = answers(hidden.new_zeros(len(hidden), C)), torch.full_like(inside, M)
-    history = hidden.new_zeros(0, len(hidden), C)  # (m, B, C)
+    inside = torch.arange(B, device=mask.device)  # (B,), the examples still in the batch
+    history = hidden.new_empty(0, B, C)  # (m, B, C), logits of the exits passed
+    final, exit_layer = hidden.new_empty(B, C), torch.empty_like(inside)  # (B, C), (B,)
     for m, (layer, classifier) in enumerate(zip(bert.layers, model.exits, strict=True), start=1):
         hidden = layer(hidden, bias)
         logits = classifier(exit_state(hidden, mask, model.pool))  # (B, C)
         history = torch.cat([history, logits[None]])
-        leave = may_leave(history, threshold) if m < M else torch.ones_like(inside).bool()
-        go, stay = leave.nonzero()[:, 0], (~leave).nonzero()[:, 0]  # the host waits only here
-        predictions[inside[go]] = answers(history[-1, go])
-        exit_layer[inside[go]] = m
-        if len(stay) == 0:
-            break
-        hidden, mask, bias = hidden[stay], mask[stay], bias[stay]
-        inside, history = inside[stay], history[:, stay]
-    return predictions, exit_layer
+        # Finding out who stays is the host's only wait; at the last exit nobody does.
+        stay = (~may_leave(rule, history, threshold)).nonzero()[:, 0] if m < M else inside[:0]
+        if len(stay) < len(inside):
+            final[inside] = logits  # for those who stay, a later exit overwrites it
+            exit_layer[inside] = m
+            if len(stay) == 0:
+                break
+            hidden, mask, bias = hidden[stay], mask[stay], bias[stay]
+            inside, history = inside[stay], history[:, stay]
+    return answers(final), exit_layer
 
 
 def exits_from_logits(logits, rule, threshold):
     """What early_exit answers, from the logits (M, N, C) of all exits: many thresholds, one pass.
 
     -> predictions (N,), exit_layer (N,), up to the rounding of another batch. It passes all layers,
-    so it says nothing about time. UserError: see find_rule.
+    so it says nothing about time. Errors: see may_leave.
     """
-    M, N, C = logits.shape
-    may_leave = find_rule(rule, C)
+    M, N, _ = logits.shape
     examples = torch.arange(N, device=logits.device)
     exit_layer = torch.full_like(examples, M)
     for m in range(M - 1, 0, -1):  # the earliest comes last, and stays
-        exit_layer[may_leave(logits[:m], threshold)] = m
+        exit_layer[may_leave(rule, logits[:m], threshold)] = m
     return answers(logits[exit_layer - 1, examples]), exit_layer

@@ -177,18 +177,18 @@ SOLUTIONS[5] = [
         m = torch.arange(1, len(history) + 1, dtype=history.dtype)[:, None, None]
         return torch.logcumsumexp(log_p, dim=0) - m.log()
     """),
-    ("RULES[rule](history, threshold)", "RULES[rule](ensemble(history), threshold)"),
-    ("answers(history[-1", "answers(ensemble(history)[-1"),
+    ("(~may_leave(rule, history, threshold))", "(~may_leave(rule, ensemble(history), threshold))"),
+    ("final[inside] = logits", "final[inside] = ensemble(history)[-1]"),
     ("M, N, _ = logits.shape\n", "logits = ensemble(logits)\n    M, N, _ = logits.shape\n"),
 ]  # fmt: skip
 LOG_MEAN = "torch.logcumsumexp(log_p, dim=0) - m.log()"
 MISTAKES[5] = [
     ("averaged the logits", LOG_MEAN, "history.cumsum(0) / m"),
     ("very confident", LOG_MEAN, "(log_p.exp().cumsum(0) / m).log()"),
-    ("the rule still judges", "(ensemble(history), threshold)", "(history, threshold)"),
-    ("early_exit still predicts as the single exit", "ensemble(history)[-1", "history[-1"),
+    ("the rule still judges", "rule, ensemble(history)", "rule, history"),
+    ("early_exit still predicts as the single exit", "ensemble(history)[-1]", "logits"),
     ("exits_from_logits does not use it", "logits = ensemble(logits)\n    ", ""),
-    ("the last exit alone", "(ensemble(history)[", "((ensemble(history) if m < M else history)["),
+    ("the last exit alone", "ensemble(history)[-1]", "ensemble(history)[-1] if m < M else logits"),
 ]
 
 SOLUTIONS[6] = [("return 2 * torch.sigmoid(self.ce), 2 * torch.sigmoid(self.kd) * self.share", """

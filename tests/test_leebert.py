@@ -6,6 +6,7 @@ it, dropout and side effects.
 
 import functools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -405,33 +406,56 @@ def test_who_has_left_is_not_computed():
     assert 0 < seen[-1] < 23
 
 
-class Waits(TorchDispatchMode):
-    """Counts what the host would wait for on a GPU: a number read back, or the places in a mask."""
+class Operations(TorchDispatchMode):
+    """The names of all operations, views included, and of those that make the host wait for a GPU:
+    a number is read back, or the places in a mask."""
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.all, self.waits = [], []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
         places = args[1] if name in ("index", "index_put_") else []
         masks = any(x is not None and x.dtype == torch.bool for x in places)
+        self.all.append(name)
         if masks or name in ("_local_scalar_dense", "nonzero"):
-            self.seen.append(name)
+            self.waits.append(name)
         return function(*args, **kwargs or {})
 
 
-def test_the_host_waits_once_a_step_and_twice_a_layer():
-    """Is the gradient finite? And: who leaves, who stays? (Adam counts its steps on the CPU.)"""
+def test_the_host_waits_once_a_step():
+    """Is the gradient finite? (Adam counts its steps on the CPU.)"""
     model, weights, batches = problem()
     optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (model, weights)]
-    with Waits() as step:
+    with Operations() as step:
         training_step(model, weights, optimizers, batches, Hyper(0.1), "cross")
-    assert step.seen.count("_local_scalar_dense") == len(step.seen) <= 2, step.seen
-    model.eval()
-    with Waits() as leaving:
-        early_exit(model, batches.d1, "confidence", 0.4)
-    assert set(leaving.seen) <= {"nonzero"} and len(leaving.seen) <= 2 * 3, leaving.seen
+    assert step.waits.count("_local_scalar_dense") == len(step.waits) <= 2, step.waits
+
+
+def test_an_exit_that_nobody_takes_is_eleven_operations_and_one_wait():
+    """Nobody is so confident. Of 12 layers, the last asks nobody. Ten operations happen once."""
+    model, batch, M = tiny_model(layers=12).eval(), random_batch(), 12
+    with torch.inference_mode(), Operations() as layers:
+        model.bert(*batch[:3])
+    with Operations() as exits:
+        _, exit_layer = early_exit(model, batch, "confidence", 2.0)
+    assert exit_layer.tolist() == [M] * len(batch.labels)
+    assert len(exits.all) - len(layers.all) <= 11 * M + 10
+    assert exits.waits == ["nonzero"] * (M - 1)
+
+
+@pytest.mark.parametrize("answer", [
+    lambda leave: leave.long(),  # as indices, these would be examples number 0 and 1
+    lambda leave: leave[:, None],
+    lambda leave: True,
+])  # fmt: skip
+def test_a_rule_must_return_one_bool_an_example(monkeypatch, answer):
+    monkeypatch.setitem(RULES, "mine", lambda history, t: answer(RULES["confidence"](history, t)))
+    model, batch = tiny_model().eval(), random_batch()
+    for leave in (partial(early_exit, model, batch), partial(exits_from_logits, model(*batch[:3]))):
+        with pytest.raises(TypeError, match=r"rule mine must return a bool tensor of shape \(B,\)"):
+            leave("mine", 0.5)
 
 
 @pytest.mark.parametrize("call, message", [
