@@ -446,7 +446,10 @@ def run(config):
 
 def start():
     runs.keep_freed_memory()
-    run(parse(sys.argv[1:]))
+    config = parse(sys.argv[1:])
+    if config.model == "toy":
+        processes.use_one_thread()  # it is so small that threads would mostly wait for each other
+    run(config)
     processes.leave()
 
 

@@ -51,6 +51,12 @@ def join(name):
     return device
 
 
+def use_one_thread():
+    """On the CPU, unless OMP_NUM_THREADS asks for a number."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
 def leave():
     """Wait for the others: a process that exits first breaks their connections."""
     if WORLD > 1:

@@ -333,6 +333,21 @@ def test_a_speed_up_is_the_time_at_full_depth_over_that_with_exits(monkeypatch):
     assert {row["speedup_wall"] for row in rows} == {3}
 
 
+@pytest.mark.parametrize("argv, environment, asked", [
+    ([], {}, [1]),
+    ([], {"OMP_NUM_THREADS": "2"}, []),
+    (["--task=rte"], {}, []),
+])  # fmt: skip
+def test_model_toy_gets_one_thread_unless_told(monkeypatch, call, argv, environment, asked):
+    monkeypatch.setattr(train, "run", lambda config: None)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    assert call(train.main, *argv).returncode == 0 and threads == asked
+
+
 def test_what_is_given_counts_more_than_the_defaults_of_model_toy():
     assert parse(["--epochs=2"]).epochs == 2 and parse([]).epochs == 1
     assert parse(["--task=rte"]).lr == 2e-5 and parse(["--lr=2e-5"]).lr == 2e-5 < parse([]).lr
