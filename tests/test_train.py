@@ -19,7 +19,7 @@ import data
 import train
 from data import encode, load_task
 from leebert import RULES, Hyper, LossWeights, answers
-from support import report, runs
+from support import report, runs, timing
 from tools import ask, walk
 from tools.ask import load_run
 from train import Config, learning_rate, operating_point, parse
@@ -325,12 +325,46 @@ def test_levels_are_counted_apart():
     ]
 
 
-def test_a_speed_up_is_the_time_at_full_depth_over_that_with_exits(monkeypatch):
-    seconds = iter([9, 9, *[6, 2] * 100])  # warming up; then full depth and leaving early, in turn
-    monkeypatch.setattr(train, "timed", lambda function, batches: next(seconds))
-    logits, labels = torch.randn(3, 8, 2), np.zeros(8, dtype=int)
-    rows = train.sweep(None, [None], logits, labels, ("acc",))
-    assert {row["speedup_wall"] for row in rows} == {3}
+def speedups(monkeypatch, number, seconds, budget):
+    """Of two rivals, on batches of 4 rows and lengths 1 to number -> ratios, list of calls.
+
+    A call is (who, rows, length); it takes seconds(*call, how many times it was made before).
+    """
+    ids = [torch.zeros(4, 1 + i, dtype=torch.long) for i in range(number)]
+    calls = []
+
+    def timed(who, batch):
+        calls.append((who, *batch.input_ids.shape))
+        return seconds(*calls[-1], calls.count(calls[-1]) - 1)
+
+    monkeypatch.setattr(timing, "timed", timed)
+    batches = [data.Batch(x, x, x, x[:, 0]) for x in ids]
+    return timing.speedups("full", ["fast", "slow"], batches, budget), calls
+
+
+def test_a_speed_up_is_a_median_after_a_warm_up(monkeypatch):
+    """6 s at full depth, 2 and 12 s early; the first call takes more, and so does one round."""
+
+    def seconds(who, rows, length, before):
+        slow = before == 0 or who == "fast" and length == 1 and before == 2
+        return 100 if slow else {"full": 6, "fast": 2, "slow": 12}[who]
+
+    ratios, calls = speedups(monkeypatch, 5, seconds, budget=1e6)
+    assert ratios == [3, 0.5]
+    assert calls[-12:] == [(who, 4, 5) for who in ("full", "fast", "slow")] * 4  # in turns
+
+
+@pytest.mark.parametrize("budget, number, rows", [
+    (0, 1, 1), (12, 1, 2), (24, 1, 4), (47, 1, 4), (48, 2, 4), (1e6, 8, 4),
+])  # fmt: skip
+def test_timing_keeps_to_its_budget(monkeypatch, budget, number, rows):
+    """A call takes 2 s, or half a second a row; a batch, four rounds of three calls: 24 s."""
+    seconds = lambda who, rows, length, before: rows / 2  # noqa: E731
+    _, calls = speedups(monkeypatch, 24, seconds, budget)
+    lengths = sorted({length for who, _, length in calls if who == "fast"})
+    assert len(lengths) == number and {call[1] for call in calls[2:]} == {rows}
+    assert sum(call[1] / 2 for call in calls[2:]) <= max(6, budget)
+    assert all(abs(n - (i + 0.5) * 24 / number) <= 1 for i, n in enumerate(lengths))
 
 
 @pytest.mark.parametrize("argv, environment, asked", [

@@ -64,7 +64,7 @@ def predict(folder, rule=None, threshold=None, device="cpu"):
         examples = [Example(*row) for row in read_examples(spec, path, labelled=False)]
         answers, layers = np.zeros(len(examples)), np.zeros(len(examples), dtype=int)
         encoded = encode(tokenizer, examples, config["max_length"])
-        for places, batch in dev_batches(encoded, 32, device):
+        for places, batch in dev_batches(encoded, device):
             found = early_exit(model, batch, rule, threshold)
             answers[places], layers[places] = (x.cpu() for x in found)
         if spec.labels == SCORE:
