@@ -92,7 +92,7 @@ def dropout(x, p, training):
     if not training or p == 0:
         return x
     keep = torch.rand(x.shape, device=x.device) >= p
-    return x * (keep.to(x.dtype) / (1 - p))
+    return x * (keep / (1 - p))
 
 
 class Attention(nn.Module):

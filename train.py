@@ -306,10 +306,9 @@ def sweep(model, batches, logits, labels, metrics, budget):
     """
     M, settings, rows = len(logits), settings_of_rules(len(logits), logits.shape[-1]), []
     fixed = [row[metrics[0]] for row in evaluate_exits(logits, labels, metrics)]
-    some = batches[:: max(1, math.ceil(len(batches) / 8))]
-    timed(lambda batch: full_depth(model, batch), batches[-2:])  # warm up, on the longest
-    timed(lambda batch: early_exit(model, batch, "always", M)[0], batches[-2:])
-    for rule, threshold in settings_of_rules(M, logits.shape[-1]):
+    early = [lambda batch, how=how: early_exit(model, batch, *how)[0] for how in settings]
+    ratios = timing.speedups(lambda batch: full_depth(model, batch), early, batches, budget)
+    for (rule, threshold), ratio in zip(settings, ratios, strict=True):
         predictions, layers = leebert.exits_from_logits(logits, rule, threshold)
         score = data.scores(predictions.numpy(), labels, metrics)
         mean = layers.double().mean().item()
