@@ -25,7 +25,7 @@ tokens, BERT (Devlin et al. 2019); the built-in task, buckets and all else, ours
 
     python data.py                                  # the built-in task: examples, labels, lengths
     python data.py --task rte --data-dir data
-    python data.py --train-file my-train.tsv --dev-file my-dev.tsv
+    python data.py --train-file my-train.csv --dev-file my-dev.csv
 """
 
 import argparse
@@ -41,7 +41,8 @@ import torch
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from support.errors import UserError, command
-from support.glue import GLUE, read_glue, read_own
+from support.glue import GLUE, read_glue
+from support.own import read_own
 
 
 class Example(NamedTuple):
@@ -155,7 +156,7 @@ def toy_task(num_train=27_648, num_dev=1000, num_test=1000):
 
 
 # --------------------------------------------------------------------------------------------------
-# 2. GLUE, and files of your own: support/glue.py reads them
+# 2. GLUE, and files of your own: support/glue.py and support/own.py read them
 
 TASKS = ("toy", *GLUE)
 
@@ -382,7 +383,7 @@ def main():
     parser = argparse.ArgumentParser(description="Show examples, label balance and lengths.")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--task", choices=TASKS, default="toy", help="default toy")
-    what.add_argument("--train-file", help="a TSV of your own, together with --dev-file")
+    what.add_argument("--train-file", help="a file of your own, together with --dev-file")
     parser.add_argument("--dev-file")
     parser.add_argument("--data-dir", default="data")
     args = parser.parse_args()

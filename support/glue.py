@@ -1,4 +1,4 @@
-"""GLUE's nine tasks from GLUE's own files, and files of your own.
+"""GLUE's nine tasks from GLUE's own files.
 
 A row is (text_a, text_b, label): text_b is None for single sentences, label is an index into the
 task's labels, or a score, or -1 where the file has none.
@@ -40,6 +40,17 @@ GLUE = {
 }
 
 
+def read_text(path):
+    """UserError with file and line if it is not UTF-8. A byte-order mark is no text."""
+    raw = Path(path).read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        reason = f"not UTF-8 ({error.reason}); save the file as UTF-8"
+        raise UserError(f"{path}:{line}: {reason}") from None
+
+
 def read_tsv(path, header=None, skip_short=False):
     """A GLUE file -> its rows, one after the other: (line number, dict column -> text).
 
@@ -50,25 +61,19 @@ def read_tsv(path, header=None, skip_short=False):
     QQP, some copies of which have broken lines.
     """
     rows = 0
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, 1):
-            where = f"{path}:{number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{where}: not UTF-8 ({error.reason})") from None
-            fields = line.removesuffix("\n").removesuffix("\r").split("\t")
-            if header is None:
-                header = fields
-                if len(set(header)) < len(header):
-                    raise UserError(f"{where}: duplicate column name: {', '.join(header)}")
-            elif len(fields) == len(header):
-                rows += 1
-                yield number, dict(zip(header, fields, strict=True))
-            elif skip_short and len(fields) < len(header):
-                print(f"{where}: {len(fields)} columns, skipped")
-            else:
-                raise UserError(f"{where}: expected {len(header)} columns, found {len(fields)}")
+    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), 1):
+        where, fields = f"{path}:{number}", line.removesuffix("\r").split("\t")
+        if header is None:
+            header = fields
+            if len(set(header)) < len(header):
+                raise UserError(f"{where}: duplicate column name: {', '.join(header)}")
+        elif len(fields) == len(header):
+            rows += 1
+            yield number, dict(zip(header, fields, strict=True))
+        elif skip_short and len(fields) < len(header):
+            print(f"{where}: {len(fields)} columns, skipped")
+        else:
+            raise UserError(f"{where}: expected {len(header)} columns, found {len(fields)}")
     if not rows:
         raise UserError(f"{path}: no examples in this file")
 
@@ -118,28 +123,3 @@ def read_glue(name, data_dir):
     train, dev, *more = (read_examples(spec, path) for path in needed)
     tests = [read_examples(spec, path, False) if path.exists() else [] for path in tests]
     return train, dev, tests[0], *more, *tests[1:]
-
-
-OWN_TEXTS = ("text_a", "sentence", "text", "text_b")  # names that a text column may have
-
-
-def read_own(train_file, dev_file):
-    """Two files of your own -> rows of train, rows of dev, labels.
-
-    UserError or OSError with one clear line. Line 1 names the columns, in any order: `label`, and
-    one of OWN_TEXTS, or two for pairs, the same ones in both files; further columns are ignored.
-    The classes are the labels that occur in train, sorted.
-    """
-    if not (train_file and dev_file):
-        raise UserError("--train-file and --dev-file belong together; give both")
-    rows = [row for _, row in read_tsv(train_file)]
-    texts = tuple(name for name in OWN_TEXTS if name in rows[0])
-    if "label" not in rows[0] or len(texts) not in (1, 2):
-        known, here = ", ".join(OWN_TEXTS), ", ".join(rows[0])
-        need = f"columns (separated by tabs) must be label and one or two of {known}"
-        raise UserError(f"{train_file}:1: {need}; here: {here}")
-    labels = tuple(sorted({row["label"] for row in rows} - {""}))
-    if len(labels) == 1:
-        raise UserError(f"{train_file}: every label is {labels[0]!r}; two or more are needed")
-    spec = Glue("own", texts, labels=labels)
-    return read_examples(spec, train_file), read_examples(spec, dev_file), labels

@@ -20,6 +20,7 @@ import data
 from data import METRICS, batches_by_length, collate, encode, load_task, load_tokenizer, own_task
 from support import downloads
 from support.downloads import find_model
+from support.errors import UserError
 from support.glue import GLUE, read_tsv
 
 # --------------------------------------------------------------------------------------------------
@@ -279,40 +280,74 @@ def test_row_counts_of_the_real_files(glue_dir, name):
 # Files of your own
 
 
-def test_own_files_singles_and_pairs(tmp_path):
-    """Columns by name, in any order; classes are train's labels, sorted; nothing quotes."""
-    train = write(tmp_path / "a.tsv", 'label\ttext\nso-so\t"one\nbad\ttwo\n')
-    dev = write(tmp_path / "b.tsv", "id\ttext\tlabel\n7\tthree\tso-so\n8\tfour\tbad\n")
-    task = own_task(str(train), str(dev))
-    assert (task.name, task.labels, task.metrics) == ("own", ("bad", "so-so"), ("acc",))
-    assert [e[:3] for e in task.train] == [('"one', None, 1), ("two", None, 0)]
-    assert [e[:3] for e in task.dev] == [("three", None, 1), ("four", None, 0)] and not task.test
-    pairs = write(tmp_path / "c.tsv", "text_b\tlabel\ttext_a\nq\t1\tp\ns\t0\tr\n")
-    assert [e[:3] for e in own_task(pairs, pairs).dev] == [("p", "q", 1), ("r", "s", 0)]
+PLAIN = "label\ttext\n0\ta\n1\tb\n"
+ONE, TWO = ('say "hi",\tthere\nyou', None, 1), ("b", None, 0)  # what four of the files say
 
 
-GOOD = "label\ttext\n0\ta\n1\tb\n"
+@pytest.mark.parametrize("name, content, rows, said", [
+    ("a.csv", 'Text,LABEL\r\n"say ""hi"",\tthere\nyou",pos\r\n\r\nb,neg', [ONE, TWO], ""),
+    ("a.json", '{"labels": "pos", "sentence": "say \\"hi\\",\\tthere\\nyou"}\n\n'
+               '{"sentence": "b", "labels": "neg", "more": null}', [ONE, TWO], ""),
+    ("a.tsv", '\ttext\tlabel\n0\t"say ""hi"",\tthere\nyou"\tpos \n1\tb\tneg\n', [ONE, TWO],
+     "a.tsv: its quotation marks quote fields, as pandas writes them|"
+     "a.tsv:3: blanks around the label removed; 1 such row"),
+    ("a.tsv", '"text"\t"label"\n"a"\t"x"\n"b"\t"y"\n', [("a", None, 0), ("b", None, 1)], "quote f"),
+    # One line for each row, and a mark that no other one closes in its field: nothing quotes.
+    ("a.tsv", 'label\ttext\n0\t"a\n1\tb"\n', [('"a', None, 0), ('b"', None, 1)], "are text"),
+    ("a.txt", 'id\tText_B\tlabel\tTEXT_A\n1\tq\t1\tp\n2\t\t0\tr\n',
+     [("p", "q", 1), ("r", "", 0)], "a.txt:3: an empty text; 1 such row"),
+    ("a.jsonl", '{"label": 1, "premise": "p", "hypothesis": "q"}\n'
+                '{"label": false, "premise": "r", "hypothesis": "s"}',
+     [("p", "q", 0), ("r", "s", 1)], ""),
+    ("a.tsv", "label\tquestion\tsentence\n1\tp\tq\n0\tr\ts\n", [("p", "q", 1), ("r", "s", 0)], ""),
+])  # fmt: skip
+def test_own_files_as_people_have_them(tmp_path, capsys, name, content, rows, said):
+    """Classes are train's labels, sorted. What had to be assumed is said in one line."""
+    path = write(tmp_path / name, content)
+    task = own_task(str(path), str(path))
+    assert [e[:3] for e in task.train] == [e[:3] for e in task.dev] == rows
+    assert (task.name, task.metrics, task.test) == ("own", ("acc",), [])
+    assert task.labels == tuple(sorted(task.labels)) and len(task.labels) == 2
+    printed = capsys.readouterr().out
+    assert all(words in printed for words in said.split("|")) and "given twice" in printed
+    assert len(printed.splitlines()) == 2 * len([x for x in said.split("|") if x]) + 1
 
 
-@pytest.mark.parametrize("train, dev, message", [
-    (GOOD, "label\ttext\n0\ta\nx\tb\n", "dev.tsv:3: label 'x' is not one of 0, 1"),
-    (GOOD, "label,text\n0,a\n", "dev.tsv:1: no column 'text' among label,text"),
-    ("label,text\n0,a\n", GOOD, "train.tsv:1: columns (separated by tabs) must be label and one or "
-     "two of text_a, sentence, text, text_b; here: label,text"),
-    ("text\ttext_b\na\tb\n", GOOD, "here: text, text_b"),
-    ("label\ttext\ttext_b\n0\ta\tb\n1\ta\tb\n", GOOD, "dev.tsv:1: no column 'text_b' among"),
-    ("label\ttext\n0\ta\n0\tb\n", GOOD, "train.tsv: every label is '0'"),
-    (GOOD + "\tforgotten\n", GOOD, "train.tsv:4: label '' is not one of 0, 1"),
-    (GOOD, GOOD + "\tforgotten\n", "dev.tsv:4: label '' is not one of 0, 1"),
-    pytest.param("label\ttext\n" + "".join(f"{i}\tx\n" for i in range(100)), GOOD + "x\tx\n",
-                 "dev.tsv:4: label 'x' is not one of 0, 1, 10, 11, 12, 13, 14, 15, 16, 17,",
+def test_what_looks_like_a_slip_is_said(tmp_path, capsys):
+    train = write(tmp_path / "a.csv", "label,text\n" + "".join(f"{i},t{i}\n" for i in range(9)))
+    own_task(train, write(tmp_path / "b.csv", "label,text\n0,t0\n3,new\n2,t1\n"))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{train}: 9 classes in 9 rows; is the label an id?"
+    assert second == f"{tmp_path / 'b.csv'}: the texts of 2 of 3 rows are in train too"
+
+
+@pytest.mark.parametrize("name, train, message", [
+    ("a.tsv", PLAIN + "\tforgotten\n", "a.tsv:4: label '' is not one of 0, 1"),
+    ("a.tsv", "label,text\n0,a\n", "a.tsv:1: the columns are label,text; there must be one column "
+     "label or labels, and one of text, sentence, text_a or of the pairs text_a + text_b, "),
+    ("a.tsv", "label\tlabels\ttext\n0\t1\ta\n", "a.tsv:1: the columns are label, labels, text; "),
+    ("a.tsv", "label\ttext\ttext_a\n0\t1\ta\n", "a.tsv:1: the columns are label, text, text_a; "),
+    ("a.tsv", "label\ttext\ttext_b\n0\ta\tb\n1\ta\tb\n", "dev.tsv: one has pairs of texts, the"),
+    ("a.tsv", "label\ttext\n0\ta\n0\tb\n", "a.tsv: every label is '0'"),
+    ("a.csv", "label,text\n0.5,a\n2,b\n", "a.csv: labels are scores (0.5, 2, ...); name classes"),
+    ("a.csv", "label,text\n0,a,b\n", "a.csv:2: not one cell for each column of line 1: label, "),
+    ("a.csv", 'label,text\n0,a\n1,"b\n0,c\n', "a.csv:3: unexpected end of data; is every"),
+    ("a.csv", b"label,text\n0,a\n1,\xff\n", "a.csv:3: not UTF-8 (invalid start byte); save the"),
+    ("a.csv", "label,text\n", "a.csv: no examples"),
+    ("a.json", '[{"label": 0, "text": "a"},\n', "a.json:1: not an object in JSON, one a line (Exp"),
+    ("a.json", '{"label": 0, "text": "a"}\n\n{"label": 1}', "a.json:3: text must not be None"),
+    ("a.json", '{"label": null, "text": "a"}', "a.json:1: label must not be None"),
+    ("a.json", '{"label": 1, "text": "\\ud800"}', "surrogates not allowed"),
+    ("a.json", "[" * 10**5, "maximum recursion depth"),
+    pytest.param("a.tsv", "label\ttext\n" + "".join(f"{i}\tx\n" for i in range(9, 99)),
+                 "dev.tsv:2: label '0' is not one of 10, 11, 12, 13, 14, 15, 16, 17, 18,",
                  id="a hundred classes do not fill the screen"),
 ])  # fmt: skip
-def test_own_files_that_do_not_fit_are_named(tmp_path, train, dev, message):
-    paths = (write(tmp_path / "train.tsv", train), write(tmp_path / "dev.tsv", dev))
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+def test_own_files_that_do_not_fit_are_named(tmp_path, name, train, message):
+    paths = (write(tmp_path / name, train), write(tmp_path / "dev.tsv", PLAIN))
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
         own_task(*paths)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 150 + len(str(tmp_path))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 350 + len(str(tmp_path))
 
 
 # --------------------------------------------------------------------------------------------------
