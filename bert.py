@@ -29,7 +29,6 @@ Devlin et al. 2019, arXiv:1810.04805.
     python -m tools.walk         # follows a sentence through a small random encoder
 """
 
-import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -37,9 +36,8 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from support.checkpoints import read_object, read_tensors
 from support.errors import UserError
 
 # --------------------------------------------------------------------------------------------------
@@ -67,9 +65,11 @@ class BertConfig:
     def __post_init__(self):
         for f in fields(self):
             value, least = getattr(self, f.name), {int: 1, float: 0}.get(f.type)
-            if least is not None and not (isinstance(value, (int, f.type)) and value >= least):
+            if least is not None and not (
+                isinstance(value, (int, f.type)) and least <= value < 1e8
+            ):
                 kind = "an integer" if f.type is int else "a number"
-                raise UserError(f"{f.name} must be {kind}, {least} or more, not {value!r}")
+                raise UserError(f"{f.name} must be {kind}, {least} to 1e8, not {value!r}")
         H, A = self.hidden_size, self.num_attention_heads
         if H % A:
             raise UserError(f"hidden_size {H} is not a multiple of {A} heads")
@@ -233,6 +233,9 @@ OURS = {theirs: ours for ours, theirs in (row.split() for row in NAMES.strip().s
 
 DROPPED = {
     "cls.": "heads of the pretraining tasks",
+    "discriminator_predictions.": "the same of ELECTRA",
+    "classifier.": "head of a fine-tuned model: classes of texts or tokens, multiple choice",
+    "qa_outputs.": "the same for question answering",
     "pooler.": "trained on the last layer, for the next-sentence task; an exit here is one matrix",
     "embeddings.position_ids": "the constant 0, 1, 2, ...",
 }
@@ -241,10 +244,10 @@ DROPPED = {
 def our_name(theirs):
     """A checkpoint's tensor name -> ours; None if it is dropped, `unknown...` if it is neither.
 
-    Both styles: with and without the prefix `bert.`; LayerNorm's tensors called gamma and beta (as
-    in 2018) or weight and bias.
+    All styles: with and without the prefix `bert.` or `electra.`; LayerNorm's tensors called gamma
+    and beta (as in 2018) or weight and bias.
     """
-    theirs = theirs.removeprefix("bert.")
+    theirs = theirs.removeprefix("bert.").removeprefix("electra.")
     if theirs.startswith(tuple(DROPPED)):
         return None
     module, _, tensor = theirs.rpartition(".")
@@ -260,10 +263,12 @@ def read_config(folder):
     if not path.exists():
         need = "config.json, model.safetensors and vocab.txt or tokenizer.json"
         raise FileNotFoundError(f"{path}: no such file; a checkpoint is a folder with {need}")
-    try:
-        values = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: not an object in JSON ({error})") from None
+    values = read_object(path)
+    kind = "a run of train.py" if "bert" in values else values.get("model_type", "bert")
+    narrow = kind == "electra" and values.get("embedding_size") != values.get("hidden_size")
+    if kind not in ("bert", "electra") or narrow:
+        need = "a checkpoint of bert, or of electra with embedding_size equal to hidden_size"
+        raise UserError(f"{path}: this is {kind}; --model must be {need}")
     names = [field.name for field in fields(BertConfig)]
     try:
         return BertConfig(**{name: values[name] for name in names if name in values})
@@ -277,20 +282,20 @@ def load_bert(folder):
     Prints one line of what was loaded and dropped. UserError, naming file and tensor, if a tensor
     is missing, unknown, given twice or of the wrong shape.
     """
-    path = Path(folder) / "model.safetensors"
-    bert = Bert(read_config(folder))
-    try:
-        checkpoint = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-
-    ours, filled, dropped, M = bert.state_dict(), {}, [], bert.config.num_hidden_layers
+    folder = Path(folder)
+    config, (path, checkpoint) = read_config(folder), read_tensors(folder)
+    if (M := config.num_hidden_layers) > len(checkpoint):
+        raise UserError(f"{path}: {len(checkpoint)} tensors, but config.json names {M} layers")
+    with torch.device("meta"):  # shapes only: those of a wrong config.json may not fit into memory
+        ours, filled, dropped = Bert(config).state_dict(), {}, []
     for theirs, tensor in checkpoint.items():
         name = our_name(theirs)
         if name is None:
             dropped.append(theirs)
         elif name not in ours:
-            raise UserError(f"{path}: tensor {theirs!r} has no place in a BERT of {M} layers")
+            advice = "if a wrapper added module. or model. to the names, save the model inside it"
+            place = f"has no place in a BERT of {M} layers; {advice}"
+            raise UserError(f"{path}: tensor {theirs!r} {place}")
         elif name in filled:
             raise UserError(f"{path}: tensor {theirs!r} is there twice, under two spellings")
         elif tensor.shape != ours[name].shape:
@@ -300,6 +305,7 @@ def load_bert(folder):
             filled[name] = tensor.float()
     if missing := sorted(ours.keys() - filled.keys()):
         raise UserError(f"{path}: {len(missing)} tensor(s) missing, first our {missing[0]!r}")
+    bert = Bert(config)
     bert.load_state_dict(filled)
     count, names = sum(x.numel() for x in filled.values()), ", ".join(sorted(dropped)) or "none"
     print(f"{path}: {len(filled)} tensors loaded ({count:,} parameters), 0 newly initialised, "

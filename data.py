@@ -29,17 +29,16 @@ tokens, BERT (Devlin et al. 2019); the built-in task, buckets and all else, ours
 """
 
 import argparse
-import json
 import math
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import BertWordPieceTokenizer, Tokenizer
+from tokenizers import BertWordPieceTokenizer
 
+from support.checkpoints import SPECIAL, load_tokenizer  # noqa: F401
 from support.errors import UserError, command
 from support.glue import GLUE, read_glue
 from support.own import read_own
@@ -235,36 +234,6 @@ class Batch(NamedTuple):
     token_type_ids: torch.Tensor  # (B, T)  0 first sentence, 1 second
     attention_mask: torch.Tensor  # (B, T)  1 token, 0 padding
     labels: torch.Tensor  # (B,)
-
-
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-
-
-def load_tokenizer(folder, vocab_size):
-    """Tokenizer of a checkpoint, from tokenizer.json or else vocab.txt.
-
-    vocab.txt does not say whether to lower-case: tokenizer_config.json does (`do_lower_case`, True
-    if absent). UserError if the vocabulary does not fit a model with vocab_size embeddings.
-    """
-    folder = Path(folder)
-    path = folder / "tokenizer.json"
-    try:
-        if path.exists():
-            tokenizer = Tokenizer.from_file(str(path))
-        else:
-            path = folder / "tokenizer_config.json"
-            options = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            lowercase = options.get("do_lower_case", True)
-            path = folder / "vocab.txt"
-            tokenizer = BertWordPieceTokenizer.from_file(str(path), lowercase=lowercase)
-        vocab = tokenizer.get_vocab()
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{path}: {error}") from None
-    if not vocab.keys() >= set(SPECIAL):
-        raise UserError(f"{path}: not a BERT vocabulary, it needs {', '.join(SPECIAL)}")
-    if (most := max(vocab.values())) >= vocab_size:
-        raise UserError(f"{path}: ids up to {most}, but the model has {vocab_size} embeddings")
-    return tokenizer
 
 
 def toy_tokenizer():

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import bert
 from bert import Bert, BertConfig, load_bert
+from support.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 
@@ -132,7 +133,7 @@ def test_both_naming_styles_load_the_same(tiny_folder, capsys):
     ({"embeddings.LayerNorm.bias": None, "embedding_norm.bias": 21},  # our name, no checkpoint's
      "'embedding_norm.bias' has no place"),
     ({"encoder.layer.1.novel.weight": 21}, "novel.weight' has no place"),
-    ({"classifier.weight": 21}, "'classifier.weight' has no place"),
+    ({"module.bert.embeddings.x": 21}, "'module.* no place .* a wrapper added module. or model."),
     ({"bert.embeddings.LayerNorm.gamma": 21}, "is there twice"),
     ({"embeddings.LayerNorm.bias": 20}, r"shape \(20,\), .* for \(21,\)"),
 ])  # fmt: skip
@@ -154,10 +155,15 @@ def test_a_wrong_tensor_is_named(tiny_folder, new, message):
     ({"hidden_act": "relu"}, "gelu and absolute positions, not 'relu'"),
     ({"position_embedding_type": "relative_key"}, "relative_key"),
     ({"num_attention_heads": 4}, "21 is not a multiple of 4 heads"),
-    ({"num_attention_heads": 0}, "num_attention_heads must be an integer, 1 or more, not 0"),
-    ({"vocab_size": 7.5}, "vocab_size must be an integer, 1 or more, not 7.5"),
-    ({"initializer_range": -0.02}, "initializer_range must be a number, 0 or more, not -0.02"),
+    ({"num_attention_heads": 0}, "num_attention_heads must be an integer, 1 to 1e8, not 0"),
+    ({"vocab_size": 7.5}, "vocab_size must be an integer, 1 to 1e8, not 7.5"),
+    ({"initializer_range": -0.02}, "initializer_range must be a number, 0 to 1e8, not -0.02"),
     ({"hidden_dropout_prob": None}, "hidden_dropout_prob must be a number, .* not None"),
+    ({"vocab_size": 10**7, "hidden_size": 3 * 10**7}, "has shape .*, config.json asks for"),
+    ({"num_hidden_layers": 10**7}, "71 tensors, but config.json names 10000000 layers"),
+    ({"model_type": "roberta"}, "this is roberta; --model must be a checkpoint of bert"),
+    ({"model_type": "electra", "embedding_size": 20}, "this is electra; .* equal to hidden_size"),
+    ({"bert": {}}, "this is a run of train.py; --model must be a checkpoint"),
 ])  # fmt: skip
 def test_a_config_for_another_architecture_is_refused(tiny_folder, change, message):
     path = tiny_folder / "config.json"
@@ -166,11 +172,37 @@ def test_a_config_for_another_architecture_is_refused(tiny_folder, change, messa
         load_bert(tiny_folder)
 
 
+@pytest.mark.parametrize("kind", [
+    "BertForSequenceClassification", "BertForTokenClassification", "BertForMultipleChoice",
+    "BertForQuestionAnswering", "BertForPreTraining", "ElectraForPreTraining",
+    "ElectraForSequenceClassification",
+])  # fmt: skip
+def test_a_model_with_a_head_is_the_encoder_inside_it(tmp_path, capsys, kind):
+    """In half precision and in several files; the head is dropped by name."""
+    electra = {"embedding_size": TINY["hidden_size"]} if "Electra" in kind else {}
+    config = getattr(transformers, kind[: kind.index("For")] + "Config")(**TINY, **electra)
+    whole = getattr(transformers, kind)(config).to(torch.bfloat16)
+    whole.save_pretrained(tmp_path, max_shard_size="9KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    inside = {bert.our_name(name): x.float() for name, x in whole.base_model.state_dict().items()}
+    for name, tensor in load_bert(tmp_path).state_dict().items():
+        assert torch.equal(tensor, inside[name])
+    printed = capsys.readouterr().out
+    for name in whole.state_dict():  # tied to the embeddings and not saved: the decoder
+        assert name.startswith(("bert.e", "electra.")) or "decoder" in name or name in printed
+    min(tmp_path.glob("model-*.safetensors")).unlink()
+    with pytest.raises(UserError, match="index.json: not readable, or not whole .No such file"):
+        load_bert(tmp_path)
+
+
 def test_unreadable_files_are_named(tmp_path, tiny_folder):
     with pytest.raises(FileNotFoundError, match="config.json: no such file"):
         load_bert(tmp_path / "nowhere")
     (tiny_folder / "model.safetensors").write_bytes(b"\x00" * 100)
-    with pytest.raises(ValueError, match="not a readable safetensors file"):
+    with pytest.raises(ValueError, match="model.safetensors: not readable, or not whole"):
+        load_bert(tiny_folder)
+    (tiny_folder / "model.safetensors").rename(tiny_folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="only pytorch_model.bin; docs/faq.md says how to convert"):
         load_bert(tiny_folder)
     (tiny_folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json: "):

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import http.server
 import io
+import json
 import math
 import os
 import re
@@ -15,6 +16,8 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from conftest import write
+from tokenizers import Tokenizer
+from tokenizers.processors import BertProcessing, RobertaProcessing, TemplateProcessing
 
 import data
 from data import METRICS, batches_by_length, collate, encode, load_task, load_tokenizer, own_task
@@ -423,14 +426,42 @@ def test_lower_casing_is_what_the_checkpoint_says(tmp_path):
     ("vocab.txt", VOCAB, 5, "ids up to 5, but the model has 5 embeddings"),
     ("vocab.txt", "a\nb\n", 99, "vocab.txt: sep_token not found in the vocabulary"),
     ("tokenizer.json", "{}", 99, "tokenizer.json: "),
-    ("other.txt", "", 99, "vocab.txt: Error while reading WordPiece file: No such file"),
+    ("other.txt", "", 99, "neither tokenizer.json nor vocab.txt; a checkpoint has one"),
     ("vocab.txt", b"\xff\n", 99, "vocab.txt: Error while reading WordPiece file: stream did"),
-    ("tokenizer_config.json", "[]", 99, "tokenizer_config.json: "),
 ])  # fmt: skip
 def test_a_vocabulary_that_does_not_fit_is_named(tmp_path, file, content, size, message):
     write(tmp_path / file, content)
     with pytest.raises(ValueError, match=re.escape(message)):
         load_tokenizer(tmp_path, size)
+
+
+@pytest.mark.parametrize("processor, ok", [
+    (None, True),  # as a tokenizer is that was trained with the library
+    (BertProcessing(("[SEP]", 3), ("[CLS]", 2)), True),
+    (RobertaProcessing(("[SEP]", 3), ("[CLS]", 2)), False),
+    (TemplateProcessing(single="$A", pair="$A $B"), False),
+])  # fmt: skip
+def test_an_exit_reads_cls_or_the_tokenizer_is_refused(tmp_path, capsys, processor, ok):
+    """Also if the vocabulary is smaller than the model's, as padded ones are, and if it pads."""
+    tokenizer = data.toy_tokenizer()._tokenizer
+    tokenizer.enable_padding(length=40)
+    fields = json.loads(tokenizer.to_str()) | {"post_processor": None}
+    tokenizer = Tokenizer.from_str(json.dumps(fields))
+    if processor:
+        tokenizer.post_processor = processor
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    if not ok:
+        with pytest.raises(
+            UserError, match=r"tokenizer.json: must make \[CLS\] a \[SEP\] b \[SEP\]"
+        ):
+            load_tokenizer(tmp_path, 64)
+        return
+    pair = load_tokenizer(tmp_path, 64).encode("ann calls", "it")
+    assert pair.tokens == ["[CLS]", "ann", "calls", "[SEP]", "it", "[SEP]"]
+    assert pair.type_ids == [0, 0, 0, 0, 1, 1]
+    assert ("no post-processor, so [CLS] is put first" in capsys.readouterr().out) == (
+        not processor
+    )
 
 
 def test_a_batch_is_padded_to_its_longest():
