@@ -46,7 +46,7 @@ from bert import Bert, BertConfig, load_bert
 from leebert import Batches, Hyper, LossWeights, MultiExitBert, answers, early_exit, training_step
 from support import downloads, options, processes, report, runs, timing
 from support.errors import UserError, command
-from support.options import FRACTION, NOT_NEGATIVE, POSITIVE, option
+from support.options import FRACTION, MODERATE, NOT_NEGATIVE, PART, POSITIVE, SEED, option
 from support.processes import RANK, WORLD, average, share
 from tools import picture, predict
 
@@ -73,11 +73,11 @@ class Config:
     omega_reach: float = option(5.0, "how far a loss weight's Omega can move", range=POSITIVE)
     omega_every: int = option(8, "update the loss weights every N steps", range=POSITIVE)
     temperature: float = option(1.0, "of the distillation", range=POSITIVE)
-    d2_fraction: float = option(0.2, "fraction of train held out as d2", range=FRACTION)
+    d2_fraction: float = option(0.2, "fraction of train held out as d2", range=PART)
     redraw: bool = option(False, "cut train into d1 and d2 again in every epoch")
     # The optimization
-    epochs: float = option(3, "passes over train; 1 for model toy", range=POSITIVE)
-    batch_size: int = option(16, "examples; 64 for model toy", range=POSITIVE)
+    epochs: float = option(3, "passes over train; 1 for model toy", range=MODERATE)
+    batch_size: int = option(16, "examples; 64 for model toy", range=MODERATE)
     lr: float = option(2e-5, "its peak; 2e-3 for model toy", range=POSITIVE)
     warmup: float = option(0.1, "fraction of the steps in which the rate rises", range=FRACTION)
     weight_decay: float = option(0.01, "on matrices, not biases or LayerNorm", range=NOT_NEGATIVE)
@@ -86,7 +86,7 @@ class Config:
     bucket: int = option(8, "sort by length within N batches; 2 for model toy", range=POSITIVE)
     train_examples: int = option(0, "use only N training examples; 0: all", range=NOT_NEGATIVE)
     # The run
-    seed: int = option(0, "of weights, dropout, splits and order", range=NOT_NEGATIVE)
+    seed: int = option(0, "of weights, dropout, splits and order", range=SEED)
     device: str = option("auto", "where to compute", ("auto", "cuda", "mps", "cpu"))
     log_every: int = option(10, "steps between two lines of the log", range=POSITIVE)
     out: str = option("", "folder of the run; default runs/<task>-<teachers>-<method>-s<seed>")
@@ -236,7 +236,7 @@ def train(config, model, loss_weights, encoded, folder, log):
         if done % config.log_every == 0 or done == total:
             clock = (int(tokens), time.perf_counter() - start)
             report.progress(log, (done, total), average([ce, kd]), loss_weights(), clock)
-        if RANK == 0 and done < total and time.perf_counter() >= checkpoint_due:
+        if RANK == 0 and (done == total or time.perf_counter() >= checkpoint_due):
             counts = (done, int(tokens), time.perf_counter() - start)
             seconds_to_write = runs.save_checkpoint(folder, parts, log, counts)
             checkpoint_due = time.perf_counter() + CHECKPOINT_INTERVAL * seconds_to_write
@@ -336,16 +336,15 @@ def operating_point(rows, full, metric, loss=0.01):
 def parse(argv):
     """Command line -> Config with nothing left open. UserError for a value that makes no sense."""
     config, given = options.read(Config, argv, "Train a multi-exit BERT.")
-    if config.resume:
-        return config
-    if config.train_file or config.dev_file:
-        if "task" in given:
-            raise UserError("--task cannot be combined with --train-file and --dev-file")
-        config.task = "own"
-    config.model = config.model or ("toy" if config.task == "toy" else "bert-base-uncased")
-    if config.model == "toy":
-        config = replace(config, **TOY_TRAINING | given)
-    options.check_ranges(config)
+    if not config.resume:
+        if config.train_file or config.dev_file:
+            if "task" in given:
+                raise UserError("--task cannot be combined with --train-file and --dev-file")
+            config.task = "own"
+        config.model = config.model or ("toy" if config.task == "toy" else "bert-base-uncased")
+        if config.model == "toy":
+            config = replace(config, **TOY_TRAINING | given)
+    options.check(config)
     config.step_size = config.step_size or config.lr
     if config.model == "toy" and config.task != "toy":
         raise UserError("--model toy knows the words of the toy task only; name a checkpoint")
@@ -385,12 +384,21 @@ def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
 
 
 def run(config):
-    """One run from configuration to result.json -> its folder."""
+    """One run from configuration to result.json, or what is still missing of it -> its folder."""
     device = processes.join(config.device)
     folder = runs.run_folder(config)
-    if (folder / "result.json").exists():
-        print(f"{folder} is finished; nothing to do")
-        return folder
+    with runs.interruptible(folder, new=not config.resume):
+        if (folder / "result.json").exists():
+            runs.say_finished(folder)
+        else:
+            train_and_evaluate(config, folder, device)
+        if RANK == 0:
+            finish(config, folder, device)
+    return folder
+
+
+def train_and_evaluate(config, folder, device):
+    """All that makes result.json. Rank 0 alone evaluates; the others wait for it in `leave`."""
     if device.type == "cuda" and config.hypergradient != "difference":
         # TF32: faster; but differences of nearly equal numbers need all digits.
         torch.set_float32_matmul_precision("high")
@@ -415,24 +423,23 @@ def run(config):
         runs.start(folder, asdict(config), facts, tokenizer)
         print(f"{config.task}: train {len(task.train)}, dev {len(task.dev)} examples, on {device}")
         print(f"model {config.model}: {len(model.exits)} exits; -> {folder}")
-        try:
-            seconds = train(config, model, loss_weights, train_set, folder, log)
-            if RANK != 0:  # rank 0 alone evaluates; the others wait for it in `leave`
-                return folder
-            runs.save(model, folder / "model.safetensors")
-            print("evaluating every exit, and every rule at every threshold")
-            result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
-            runs.write_json(result, folder / "result.json")
-        except (KeyboardInterrupt, OSError, RuntimeError, MemoryError):
-            runs.say_how_to_continue(folder)
-            raise
-        (folder / runs.CHECKPOINT).unlink(missing_ok=True)
-    report.report(result)
-    print(f"\ntrained in {seconds:.0f} s; everything is in {folder}")
-    print(picture.draw(folder))
-    if config.predict:
+        seconds = train(config, model, loss_weights, train_set, folder, log)
+    if RANK == 0:
+        runs.save(model, folder / "model.safetensors")
+        print("evaluating every exit, and every rule at every threshold")
+        result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
+        runs.write_json(result, folder / "result.json")
+        report.report(result)
+        print(f"\ntrained in {seconds:.0f} s; everything is in {folder}")
+
+
+def finish(config, folder, device):
+    """What a run with a result still lacks: the picture, the answers to the test set."""
+    (folder / runs.CHECKPOINT).unlink(missing_ok=True)
+    if not (folder / "report.png").exists():
+        print(picture.draw(folder))
+    if config.predict and not (folder / predict.RECORD).exists():
         print("written:", *predict.predict(folder, device=device))
-    return folder
 
 
 def start():

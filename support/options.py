@@ -1,17 +1,22 @@
 """A flat dataclass as a command line: each field is an option, with its help, choices and range."""
 
 import argparse
-import json
 import math
-from dataclasses import field, fields
+import os
+from dataclasses import asdict, field, fields
 from pathlib import Path
 
+from support.checkpoints import read_object
 from support.errors import UserError
 
 # A range is its words and its test.
 POSITIVE = ("positive and finite", lambda x: 0 < x < math.inf)  # nan is not
 NOT_NEGATIVE = ("0 or more, and finite", lambda x: 0 <= x < math.inf)
 FRACTION = ("at least 0 and below 1", lambda x: 0 <= x < 1)
+PART = ("above 0 and below 1", lambda x: 0 < x < 1)
+MODERATE = ("positive and at most 10,000", lambda x: 0 < x <= 10_000)
+SEED = ("from 0 to 2**63 - 1", lambda x: 0 <= x < 2**63)
+PATHS = ("data_dir", "cache_dir", "train_file", "dev_file")
 
 
 def option(default, help, choices=None, range=None):
@@ -34,31 +39,64 @@ def read(Config, argv, description):
         kind = {"action": "store_true"} if f.type is bool else value
         shown = "" if f.default in ("", 0, False) else f" (default {f.default})"
         parser.add_argument(flag(f.name), help=f.metadata["help"] + shown, **kind)
-    given = vars(parser.parse_args(argv))
-    folder = given.pop("resume", "")
-    return (stored_config(Config, folder, given) if folder else Config(**given)), given
+    given = absolute(vars(parser.parse_args(argv)))
+    folder = given.pop("resume", None)
+    if folder == "":
+        raise UserError("--resume needs the folder of a run")
+    if folder:
+        return stored_config(Config, folder, given), given
+    return Config(**absolute(asdict(Config(**given)))), given
+
+
+def absolute(values):
+    """Paths that are valid from any folder; --model only if it is one."""
+    return {
+        name: os.path.abspath(value)
+        if name in PATHS and value or name == "model" and os.path.exists(f"{value}/config.json")
+        else value
+        for name, value in values.items()
+    }
 
 
 def flag(name):
     return "--" + name.replace("_", "-")
 
 
-def check_ranges(config):
-    """UserError for a number outside the range of its option."""
+def check(config):
+    """UserError for a value of the wrong type, outside its choices or outside its range.
+
+    The command line has seen to types and choices, but a stored config.json may have been edited.
+    The task is checked where it is loaded.
+    """
     for f in fields(config):
-        value, range = getattr(config, f.name), f.metadata["range"]
+        value, choices, range = getattr(config, f.name), f.metadata["choices"], f.metadata["range"]
+        kinds = (int, float) if f.type is float else f.type
+        if not isinstance(value, kinds) or isinstance(value, bool) != (f.type is bool):
+            raise UserError(f"{flag(f.name)} must be of type {f.type.__name__}, not {value!r}")
+        if choices and value not in choices and f.name != "task":
+            raise UserError(f"{flag(f.name)} must be one of {', '.join(choices)}, not {value!r}")
         if range and not range[1](value):
             raise UserError(f"{flag(f.name)} must be {range[0]}, not {value}")
 
 
 def stored_config(Config, folder, given):
-    """The settings in FOLDER/config.json; UserError, naming it, if a given option differs."""
+    """The settings in FOLDER/config.json; UserError, naming it, if a given option differs.
+
+    Only --predict may be added.
+    """
     path = Path(folder) / "config.json"
+    if not path.exists():
+        what = "holds no config.json, so no run" if Path(folder).is_dir() else "is no folder"
+        raise UserError(f"--resume {folder}: {folder} {what}")
+    stored = read_object(path)
+    if missing := [f.name for f in fields(Config) if f.name not in stored]:
+        raise UserError(f"{path}: no run of this version, {missing[0]!r} is missing")
+    config = Config(**{f.name: stored[f.name] for f in fields(Config)} | {"resume": folder})
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        config = Config(**{f.name: stored[f.name] for f in fields(Config)} | {"resume": folder})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"no run of this version to resume: {path} ({error!r})") from None
+        check(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    config.predict = given.pop("predict", config.predict)
     for name, value in given.items():
         if value != (was := stored[name]):
             raise UserError(f"{flag(name)} {value}: this run started with {was!r}; cannot change")

@@ -3,17 +3,21 @@
 import ctypes
 import hashlib
 import io
+import itertools
 import json
 import os
 import platform
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save as safetensors
 
+from support.checkpoints import read_object
 from support.errors import UserError
 from support.processes import RANK, WORLD
 
@@ -21,26 +25,59 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def run_folder(config):
-    """The run to resume, or a new one: OUT, or a default, numbered if taken.
+    """The run to resume, or a new folder: OUT, or a default, numbered if taken -> its path.
 
+    It is made at once, so that of two runs that start at the same time each has its own.
     UserError if OUT holds a run: none is overwritten.
     """
-    if config.resume:
-        return Path(config.resume)
+    folders = (
+        [Path(config.resume) if config.resume else new_folder(config)] if RANK == 0 else [None]
+    )
+    if WORLD > 1:
+        dist.broadcast_object_list(folders)
+    return folders[0]
+
+
+def new_folder(config):
+    if config.out:
+        folder = Path(config.out)
+        if (folder / "config.json").exists() or (folder / "result.json").exists():
+            raise UserError(f"--out {folder} holds a run; name another, or --resume {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
     method = config.optimize if config.weights == "learned" else config.weights
-    name = config.out or f"runs/{config.task}-{config.teachers}-{method}-s{config.seed}"
-    folder, number = Path(name), 1
-    while folder.exists() and not config.out:
-        number += 1
-        folder = Path(f"{name}-{number}")
-    if (folder / "config.json").exists() or (folder / "result.json").exists():
-        raise UserError(f"--out {folder} holds a run; name another, or --resume {folder}")
-    return folder
+    name = f"runs/{config.task}-{config.teachers}-{method}-s{config.seed}"
+    for number in itertools.count(1):
+        folder = Path(name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+
+
+@contextmanager
+def interruptible(folder, new):
+    """If what follows fails: say how to continue, or leave no folder if nothing was trained."""
+    try:
+        yield
+    except BaseException as error:
+        log, config = folder / "log.jsonl", folder / "config.json"
+        if RANK == 0 and config.exists():
+            if new and isinstance(error, UserError) and not log.stat().st_size:
+                for path in (config, log, folder / "tokenizer.json"):
+                    path.unlink(missing_ok=True)
+            elif isinstance(error, (KeyboardInterrupt, OSError, RuntimeError, MemoryError)):
+                python = "python" if WORLD == 1 else f"torchrun --nproc-per-node={WORLD}"
+                where = quote(str(folder))
+                print(f"to continue: {python} train.py --resume {where}", file=sys.stderr)
+        with suppress(OSError):
+            folder.rmdir()  # only if empty
+        if isinstance(error, OSError) and error.errno and not error.filename:  # say, a full disk
+            raise OSError(error.errno, error.strerror, str(folder)) from None
+        raise
 
 
 def open_log(folder):
     """FOLDER/log.jsonl, to append to; only rank 0 writes one."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "log.jsonl" if RANK == 0 else os.devnull
     return open(path, "a", encoding="utf-8", newline="\n")
 
@@ -77,20 +114,24 @@ def start(folder, settings, facts, tokenizer):
     """
     path = folder / "config.json"
     if settings["resume"]:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_object(path)
         for name, value in facts.items():
             if stored.get(name) != value:
                 raise UserError(f"{path}: {name} has changed since this run started")
+        if not (folder / CHECKPOINT).exists():
+            print(f"{folder} has no {CHECKPOINT} yet: starting over")
     elif RANK == 0:
         (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run whose config.json was deleted
         write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
         write_json({**settings, **facts}, path)
 
 
-def say_how_to_continue(folder):
-    python = "python" if WORLD == 1 else f"torchrun --nproc-per-node={WORLD}"
-    if RANK == 0:
-        print(f"to continue: {python} train.py --resume {quote(str(folder))}", file=sys.stderr)
+def say_finished(folder):
+    """UserError if its network is gone."""
+    if not (folder / "model.safetensors").exists():
+        reason = "model.safetensors is gone; to train again, delete result.json and --resume"
+        raise UserError(f"{folder}: {reason}")
+    print(f"{folder} is finished; nothing to train")
 
 
 def save_checkpoint(folder, parts, log, counts):
@@ -122,6 +163,7 @@ def resume(folder, parts, log):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(saved[name])
+        print(f"continuing after step {saved['counts'][0]}")
     if RANK == 0:
         log.truncate(min(saved["log_end"], log.seek(0, os.SEEK_END)))
         log.seek(0, os.SEEK_END)

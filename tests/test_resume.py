@@ -15,19 +15,26 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import options, read_log, without_clocks
+from conftest import options, read_log, without_clocks, write
 
 import data
 import train
+from support.errors import UserError
 from support.runs import CHECKPOINT
 from train import parse
 
 SIGNALS = [getattr(signal, f"SIG{name}") for name in ("KILL", "INT", "TERM") if os.name != "nt"]
 
 
+def draw(folder):
+    """In place of the picture, which takes a second."""
+    (folder / "report.png").write_bytes(b"")
+    return "drawn"
+
+
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
-    monkeypatch.setattr(train.picture, "draw", str)
+    monkeypatch.setattr(train.picture, "draw", draw)
 
 
 def leave(folder):
@@ -43,7 +50,7 @@ def life(argv):
     """What a process does that was forked from one which has loaded torch already."""
     sys.stdout = open(os.devnull, "w")
     torch.set_num_threads(1)
-    sys.argv, train.picture.draw = ["train.py", *argv], str
+    sys.argv, train.picture.draw = ["train.py", *argv], draw
     train.CHECKPOINT_INTERVAL = 0.01  # the first one after so many seconds, then nearly every step
     train.main()
 
@@ -127,7 +134,7 @@ def two_runs(workplace, tmp_path_factory):
     folder = tmp_path_factory.mktemp("halfway")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(train, "CHECKPOINT_INTERVAL", 0)  # a checkpoint at every step
-        monkeypatch.setattr(train.picture, "draw", str)
+        monkeypatch.setattr(train.picture, "draw", draw)
         train.run(parse(options(workplace, out=folder / "whole")))
         run_until(13, options(workplace, out=folder / "run"), monkeypatch)
     return folder
@@ -194,8 +201,31 @@ def test_a_finished_run_is_not_touched(halfway, call):
     whole, _ = halfway
     before = contents(whole)
     done = call(train.main, f"--resume={whole}")
-    assert (done.returncode, done.stdout) == (0, f"{whole} is finished; nothing to do\n")
+    assert (done.returncode, done.stdout) == (0, f"{whole} is finished; nothing to train\n")
     assert contents(whole) == before
+
+
+def test_what_is_missing_after_training_is_made_by_resume(halfway, workplace, monkeypatch, call):
+    """Interrupted while it evaluates, then before the picture, then asked for the answers too."""
+    whole, folder = halfway
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "result_of", Mock(side_effect=KeyboardInterrupt(signal.SIGTERM)))
+        done = call(train.main, f"--resume={folder}")
+        assert done.returncode == 143 and "continuing after step 12" in done.stdout
+    monkeypatch.setattr(train, "training_step", None)  # no step is made again
+    done = call(train.main, f"--resume={folder}")
+    assert done.returncode == 0 and "continuing after step 16" in done.stdout, done.stderr
+    assert leave(folder) == leave(whole)
+    (folder / "report.png").unlink()
+    test = write(workplace / "SST-2" / "test.tsv", "index\tsentence\n0\tgood film\n")
+    done = call(train.main, f"--resume={folder}", "--predict")
+    answers = f"{folder / 'SST-2.tsv'} {folder / 'SST-2-exits.tsv'}"
+    assert f"to train\ndrawn\n{test}: 1 ex" in done.stdout and answers in done.stdout, done.stderr
+    test.unlink()
+    assert call(train.main, f"--resume={folder}", "--predict").stdout.count("\n") == 1
+    (folder / "model.safetensors").unlink()
+    done = call(train.main, f"--resume={folder}")
+    assert done.returncode == 2 and "model.safetensors is gone; to train again" in done.stderr
 
 
 def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, tmp_path):
@@ -204,16 +234,36 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
     stored = path.read_text()
     parse([resume, "--lr=1e-3", "--seed=0"])  # the same: no objection
     for config, argv, message in (
-        (stored, [resume, "--lr=2.0"], "^--lr 2.0: this run started with 0.001; cannot"),
-        (stored, [resume, "--seed=1"], "^--seed 1: this run started with 0; cannot"),
-        (stored, [resume, "--redraw"], "^--redraw True: this run started with False; cannot"),
-        (stored, [f"--resume={tmp_path / 'nowhere'}"], "no run of this version to resume"),
-        (stored, options(workplace, out=folder), "holds a run; name another, or --resume"),
-        (json.dumps(json.loads(stored) | {"train_data": "0"}), [resume], "train_data has changed"),
-        ("{", [resume], "no run of this version to resume"),
+        ({}, [resume, "--lr=2.0"], "^--lr 2.0: this run started with 0.001; cannot"),
+        ({}, [resume, "--seed=1"], "^--seed 1: this run started with 0; cannot"),
+        ({}, [resume, "--redraw"], "^--redraw True: this run started with False; cannot"),
+        ({}, [f"--resume={tmp_path / 'nowhere'}"], "nowhere is no folder$"),
+        ({}, [f"--resume={tmp_path}"], "holds no config.json, so no run$"),
+        ({}, ["--resume", ""], "^--resume needs the folder of a run"),
+        ({}, options(workplace, out=folder), "holds a run; name another, or --resume"),
+        ({"train_data": "0"}, [resume], "train_data has changed"),
+        # Edited by hand: the rules of the command line.
+        ({"lr": 0}, [resume], "config.json: --lr must be positive and finite, not 0"),
+        ({"lr": None}, [resume], "config.json: --lr must be of type float, not None"),
+        ({"epochs": "1"}, [resume], "config.json: --epochs must be of type float, not '1'"),
+        ({"batch_size": 8.5}, [resume], "config.json: --batch-size must be of type int, not 8.5"),
+        ({"seed": True}, [resume], "config.json: --seed must be of type int, not True"),
+        ({"redraw": 1}, [resume], "config.json: --redraw must be of type bool, not 1"),
+        ({"lam": -1}, [resume], "config.json: --lam must be 0 or more, and finite, not -1"),
+        (
+            {"optimize": "x"},
+            [resume],
+            "json: --optimize must be one of single, bilevel, cross, not",
+        ),
+        ({"task": "imdb"}, [resume], "no task 'imdb'; there are toy, "),
+        (None, [resume], "config.json: no run of this version, 'task' is missing"),
+        ("{", [resume], "config.json: not an object in JSON"),
     ):
-        path.write_text(config)
-        with pytest.raises(ValueError, match=message):
+        edited = config if config == "{" else json.dumps(
+            {} if config is None else json.loads(stored) | config
+        )  # fmt: skip
+        path.write_text(edited)
+        with pytest.raises(UserError, match=message):
             train.run(parse(argv))
 
 
@@ -232,7 +282,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(halfway, workplace, tmp_pat
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         hint, error = done.stderr.splitlines()
         assert done.returncode == 2 and hint.startswith("to continue: python train.py --resume ")
-        assert error.startswith("error: [Errno 27] File too large")
+        assert error.startswith("error: [Errno 27] File too large: '/")
     assert (folder / CHECKPOINT).read_bytes() == before
     for path in (folder, tmp_path / "new"):
         assert not (path / "partial").exists()

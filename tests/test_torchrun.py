@@ -126,7 +126,7 @@ train.training_step, train.CHECKPOINT_INTERVAL = stops, 0
     assert done.returncode == 1 and done.stderr.count(hint) == 1
     with pytest.raises(ValueError, match="processes has changed since this run started"):
         train.run(train.parse([f"--resume={folder}"]))
-    for words in ("\nstep    10/16", "is finished; nothing to do"):
+    for words in ("\nstep    10/16", "is finished; nothing to train"):
         done = launch(tmp_path, 2, [f"--resume={folder}"])
         assert done.returncode == 0 and done.stdout.count(words) == 1, done.stderr
         assert "step     9/16" not in done.stdout
