@@ -83,7 +83,8 @@ def split_train(labels, fraction, rng):
     d2 = np.sort(np.concatenate(d2))
     d1 = np.setdiff1d(np.arange(len(labels)), d2)
     if len(d1) == 0 or len(d2) == 0:
-        raise UserError(f"{len(labels)} training example(s) cut into d1 {len(d1)}, d2 {len(d2)}")
+        found = f"{len(labels)} training example(s) cut into d1 {len(d1)}, d2 {len(d2)}"
+        raise UserError(f"{found}: too few; add some, or --weights uniform, which needs no d2")
     return d1, d2
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import socket
 import tempfile
 import zipfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -30,7 +31,6 @@ def download(urls, folder, what, instead):
     OSError that names what is missing and says what to do instead, say without a network.
     """
     socket.setdefaulttimeout(TIMEOUT)  # nothing else here opens a socket in Python
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         for url in urls:
             print(f"downloading {url}")
@@ -40,6 +40,19 @@ def download(urls, folder, what, instead):
         message = " ".join(str(error).split())  # a redirection for ever makes three lines
         instead += ". The built-in task (python train.py) needs no download."
         raise OSError(f"no {what}: {url}: {message}. {instead}") from None
+
+
+@contextmanager
+def folder_for_files(folder):
+    """Make a folder, and the ones above it; remove again what is empty at the end."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the first that is not empty
+            for path in made:
+                path.rmdir()
 
 
 def mrpc_files(folder):
@@ -74,8 +87,7 @@ def download_glue(name, spec, paths):
     instead = f"Put GLUE's files {names} into {folder}, or name its parent with --data-dir"
     archive = spec.archive or f"{spec.folder}.zip"
     urls = [GLUE_URL + archive, *(MRPC_URL + file for file in MRPC_FILES if name == "mrpc")]
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as tmp:
+    with folder_for_files(folder), tempfile.TemporaryDirectory(dir=folder) as tmp:
         tmp = Path(tmp)
         download(urls, tmp, f"data for {name}", instead)
         if name == "mrpc":
@@ -104,5 +116,6 @@ def find_model(name, cache_dir="models"):
     folder = Path(cache_dir) / name
     urls = [MODEL_URL[name] + file for file in MODEL_FILES if not (folder / file).exists()]
     instead = f"Put {', '.join(MODEL_FILES)} into {folder}, or name another checkpoint with --model"
-    download(urls, folder, "weights", instead)
+    with folder_for_files(folder):
+        download(urls, folder, "weights", instead)
     return folder

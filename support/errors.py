@@ -7,6 +7,7 @@ yours, and a bug is a traceback.
 """
 
 import math
+import os
 import signal
 import sys
 
@@ -39,7 +40,8 @@ def interrupt(number, frame):
 
 
 def command(function, usage=None):
-    """Call function. Status 2: an error of the user's or the system's; 130, 143: interrupted.
+    """Call function. Status 2: an error of the user's or the system's; 130, 143: interrupted; 141:
+    whatever read the output has closed it.
 
     usage: the lines to print, and status 2, instead of the call.
     """
@@ -50,6 +52,10 @@ def command(function, usage=None):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, interrupt)
         function()
+        sys.stdout.flush()  # a closed pipe shows here, and not after the end
+    except BrokenPipeError:  # the reader has enough, as in `| head`: the shell's status for that
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + 13)
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         # Python's own KeyboardInterrupt has no number.

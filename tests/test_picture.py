@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.errors import UserError
 from tools import picture
 
 figures = pytest.importorskip("matplotlib.figure")
@@ -92,17 +93,21 @@ def test_the_picture_is_drawn(result, tmp_path, levels):
 
 
 def test_the_command_line(tmp_path):
+    """From any folder."""
+
     def command(*args):
-        script = [sys.executable, "-m", "tools.picture", *args]
-        return subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+        script = [sys.executable, ROOT / "tools" / "picture.py", *args]
+        return subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
 
     (tmp_path / "result.json").write_text((ROOT / "results/toy/result.json").read_text())
     done = command(tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"picture: {tmp_path / 'report.png'}\n"
-    for content in ("{", "{}", "[]"):
-        (tmp_path / "result.json").write_text(content)
-        done = command(tmp_path)
-        assert done.returncode == 2 and "not a result of train.py" in done.stderr
-        assert done.stderr.count("\n") == 1
-    assert command(tmp_path / "nowhere").returncode == 2 and command().returncode == 2
+    assert command("nowhere").returncode == 2 and command().returncode == 2
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[1]"])
+def test_what_is_no_result_is_one_line(tmp_path, content):
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(UserError, match="result.json: not a"):
+        picture.draw(tmp_path)

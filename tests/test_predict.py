@@ -9,7 +9,7 @@ from conftest import write
 
 from bert import Bert, BertConfig
 from data import Task, toy_tokenizer
-from leebert import MultiExitBert, exits_from_logits
+from leebert import RULES, MultiExitBert, exits_from_logits
 from support import runs
 from support.glue import GLUE
 from tools import predict
@@ -39,7 +39,7 @@ def make_run(folder, name, pool="cls", **more):
     runs.save(model, folder / "model.safetensors")
     toy_tokenizer().save(str(folder / "tokenizer.json"))
     facts = {"bert": asdict(sizes), "labels": spec.labels, "task": name, "max_length": 32}
-    facts |= {"pool": pool, "data_dir": str(folder / "glue")} | more
+    facts |= {"pool": pool, "pairs": len(spec.texts) == 2, "data_dir": str(folder / "glue")} | more
     write(folder / "config.json", json.dumps(facts))
     lines = ["\t".join(["index", *spec.texts])]
     lines += ["\t".join([str(i), *[s] * len(spec.texts)]) for i, s in enumerate(SENTENCES)]
@@ -87,9 +87,11 @@ def test_every_row_in_its_place(tmp_path, task, pool):
 
 @pytest.mark.parametrize("point, rule", [
     ({"rule": "entropy", "threshold": 0.5}, ("entropy", 0.5)), (None, ("patience", 4)),
+    ({"rule": "mine", "threshold": 2}, ("mine", 2)),
 ])  # fmt: skip
-def test_the_operating_point_is_the_default(tmp_path, call, point, rule):
-    """Without one: full depth."""
+def test_the_operating_point_is_the_default(tmp_path, call, monkeypatch, point, rule):
+    """Without one: full depth. A rule of one's own gets its threshold as it is."""
+    monkeypatch.setitem(RULES, "mine", lambda history, t: (len(history[-t:]) == t) & sure(history))
     folder = make_run(tmp_path / "a run", "rte")
     write(folder / "result.json", json.dumps({"operating_point": point}))
     first = [path.read_bytes() for path in predict.predict(folder)]
@@ -99,17 +101,53 @@ def test_the_operating_point_is_the_default(tmp_path, call, point, rule):
     assert set(exits) == {4} if point is None else len(set(exits)) > 1
     words = f"test.tsv: 7 examples, {rule[0]} {rule[1]}, mean exit {sum(exits) / 7:.2f} of 4"
     assert words in done.stdout, done.stderr
+    assert (folder / "rule.tsv").read_text() == f"rule\tthreshold\n{rule[0]}\t{rule[1]}\n"
+    done = call(predict.main, folder, "always", 2)  # other answers: not in their place
+    assert done.returncode == 2 and "holds other answers; move it away, or name" in done.stderr
+    assert first == [(folder / name).read_bytes() for name in ("RTE.tsv", "RTE-exits.tsv")]
+    done = call(predict.main, folder, "always", 2, "--out", tmp_path / "x" / "y")
+    assert set(column(tmp_path / "x" / "y" / "RTE-exits.tsv", "exit")) == {"2"}, done.stderr
+
+
+def sure(history):
+    return history[-1].softmax(-1).amax(-1) > 0.9
+
+
+def test_a_file_of_your_own_is_answered_with_exit_rule_and_threshold(tmp_path, call):
+    """Against the test set of the same sentences, of a run that knows no test set."""
+    folder, out = make_run(tmp_path / "run", "rte"), tmp_path / "out.tsv"
+    predict.predict(folder, "patience", 1)
+    rows = [json.dumps({"Text_A": s, "text_b": s}) for s in SENTENCES]
+    file = write(tmp_path / "x.jsonl", "\n".join(rows))
+    config = json.loads((folder / "config.json").read_text())
+    write(folder / "config.json", json.dumps(config | {"task": "own", "data_dir": "nowhere"}))
+    done = call(predict.main, folder, "patience", 1, "--file", file, "--out", out)
+    assert done.stdout.endswith(f"written: {out}\n"), done.stderr
+    columns = zip(*(column(folder / f"RTE{x}.tsv", n) for x, n in PARTS), strict=True)
+    rows = [f"{i}\t{word}\t{m}\tpatience\t1\n" for i, (word, m) in enumerate(columns)]
+    assert out.read_text() == "".join(["index\tprediction\texit\trule\tthreshold\n", *rows])
+    write(file, '{"text": "ann calls it dull ."}')
+    done = call(predict.main, folder, "patience", 1, "--file", file, "--out", file)
+    assert done.returncode == 2 and "x.jsonl: the run was trained on pairs" in done.stderr
+
+
+PARTS = (("", "prediction"), ("-exits", "exit"))
 
 
 @pytest.mark.parametrize("task, change, argv, message", [
-    ("rte", {"task": "own"}, [], "trained on own, and GLUE's server has no such task"),
+    ("rte", {"task": "own"}, ["patience", "1"],
+     "GLUE's server has no such task; --file FILE --out FILE answers a file of yours"),
     ("rte", {}, [], "result.json: no rule and threshold to take from it"),
     ("rte", {"result": "{}"}, [], "result.json: no rule and threshold to take from it"),
     ("rte", {}, ["mood", "1"], "patience, always, not 'mood'"),
-    ("rte", {}, ["entropy", "low"], "the threshold of entropy must be a number, not 'low'"),
-    ("rte", {}, ["patience", "nan"], "the threshold of patience must be a whole number, not 'nan'"),
-    ("rte", {}, ["patience", "1.5"], "the threshold of patience must be a whole number"),
-    ("rte", {}, ["patience"], "usage: python -m tools.predict RUN_DIR [RULE THRESHOLD]"),
+    ("rte", {}, ["entropy", "low"], "threshold of entropy must be a number from 0 to 1, not 'low'"),
+    ("rte", {}, ["entropy", "nan"], "threshold of entropy must be a number from 0 to 1, not 'nan'"),
+    ("rte", {}, ["mine", "inf"], "threshold of mine must be a number from -1e+300 to 1e+300, not"),
+    ("rte", {}, ["patience", "1.5"], "of patience must be a whole number from 1 to 4, not '1.5'"),
+    ("rte", {}, ["patience", "-3"], "of patience must be a whole number from 1 to 4, not '-3'"),
+    ("rte", {}, ["always", "7"], "of always must be a whole number from 1 to 4, not '7'"),
+    ("rte", {}, ["patience"], "of patience must be a whole number from 1 to 4, not None"),
+    ("rte", {}, ["--file", "x"], "--file needs --out, a file for the answers"),
     ("rte", {"data_dir": "nowhere"}, ["patience", "1"], "test.tsv"),
     ("stsb", {}, ["entropy", "0.1"], "rule entropy needs the probabilities of classes"),
     ("qqp", {"broken": "7\tbroken\n"}, ["patience", "1"], "test.tsv:9: expected 3 columns"),
@@ -136,3 +174,5 @@ def test_half_of_mnli_is_nothing(tmp_path):
     half = Task("mnli", [], [], [0], GLUE["mnli"].labels, ("acc",), dev_mismatched=[0])
     with pytest.raises(ValueError, match="--predict: no test file of mnli in data"):
         predict.check_tests(half, "data")
+    with pytest.raises(ValueError, match="--predict is for GLUE; later: tools.predict RUN --file"):
+        predict.check_tests(Task("own", [], [], [], ("0", "1"), ("acc",)), "data")

@@ -4,17 +4,18 @@ python -m tools.ask RUN_DIR "bob calls it witty . gus disagrees . dora agrees ."
 python -m tools.ask RUN_DIR "the first sentence of a pair" "the second"
 """
 
-import json
 import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bert import Bert, BertConfig
 from data import SPECIAL
 from leebert import MultiExitBert, exits_from_logits
+from support.checkpoints import read_object, read_tokenizer
 from support.errors import UserError, command
 
 USAGE = "usage: python -m tools.ask RUN_DIR SENTENCE [SECOND_SENTENCE]; train.py makes a RUN_DIR"
@@ -24,10 +25,10 @@ def load_run(folder):
     """A run folder of train.py -> model (in eval mode), tokenizer, its config.json as a dict."""
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_object(folder / "config.json")
         sizes, labels, pool = BertConfig(**config["bert"]), config["labels"], config["pool"]
         weights = load_file(folder / "model.safetensors")
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer = read_tokenizer(folder)
     except Exception as error:  # four libraries, many kinds: a file is missing or damaged
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: not a finished run of train.py ({reason})") from None
@@ -45,6 +46,10 @@ def answer(folder, *sentences):
 
     UserError if a sentence has no word that the model knows: its answer would mean nothing.
     """
+    try:
+        "".join(sentences).encode()
+    except UnicodeEncodeError:
+        raise UserError("the sentence is not UTF-8") from None
     model, tokenizer, config = load_run(folder)
     if config["pairs"] != (len(sentences) == 2):
         wanted = "pairs of sentences" if config["pairs"] else "single sentences"

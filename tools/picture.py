@@ -6,12 +6,14 @@ train.py calls `draw` at its end, where matplotlib is installed. Everything can 
 without colour.
 """
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from support.checkpoints import read_object
 from support.errors import UserError, command
 
 RULES = {"patience": "o-", "entropy": "s--", "confidence": "^:", "always": "kx"}  # marker, line
@@ -85,11 +87,9 @@ def draw(folder):
     except ImportError as error:
         return f"no picture ({error}): pip install matplotlib; python -m tools.picture {folder}"
     path = Path(folder) / "result.json"
-    try:
-        result = dict(json.loads(path.read_text(encoding="utf-8")))
-        result["levels"], result["sweep"], result["weights"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a result of train.py ({error!r})") from None
+    result = read_object(path)
+    if not result.keys() >= {"levels", "sweep", "weights"}:
+        raise UserError(f"{path}: not a result of train.py")
     figure = Figure(figsize=(19, 5.5), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     if result["levels"]:

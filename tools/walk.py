@@ -5,8 +5,11 @@ python -m tools.walk FOLDER "a sentence"    # with a checkpoint's weights
 """
 
 import sys
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bert import Bert, BertConfig, load_bert
 from data import load_tokenizer
@@ -24,7 +27,6 @@ def encoded(folder, sentence):
         return bert, tokens, torch.arange(len(tokens))[None]
     bert = load_bert(folder)
     tokenizer = load_tokenizer(folder, bert.config.vocab_size)
-    tokenizer.no_padding()
     encoding, longest = tokenizer.encode(sentence), bert.config.max_position_embeddings
     if len(encoding.ids) > longest:
         raise UserError(f"{len(encoding.ids)} tokens, but the model has {longest} positions")
