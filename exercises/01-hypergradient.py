@@ -61,6 +61,8 @@ def check():
             except NotImplementedError:
                 done = "by_loop is right; " if function is by_direction else ""
                 raise Wrong(f"{done}not started: {name} in my_hypergradient.py") from None
+        second = any(c.kwargs.get("create_graph") or c.args[4:] for c in backward.call_args_list)
+        require(not second, f"{name} differentiates a gradient; do without create_graph=True")
         same = all(torch.equal(p, before[key]) for key, p in model.state_dict().items())
         require(same, f"{name} changes the model's parameters")
         clean = all(p.grad is None for p in model.parameters())

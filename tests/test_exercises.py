@@ -109,6 +109,7 @@ DIFFERENCE = """plus, minus = (
 MISTAKES[1] = [
     ("by_loop: the sign is wrong", LOOP, "xi * torch.stack"),
     ("by_loop: the factor xi is missing", LOOP, "-torch.stack"),
+    ("by_loop differentiates a gradient", "theta.values()), retain", "theta.values()), create"),
     ("yours is taken at Theta$", "(p - xi * x)", "(p - 0 * x)"),
     ("by_loop: .* slope of the gate", "finish(loss_weights, [dw[0], dw[1]", "([dw[0], dw[1]"),
     ("number of m's teachers", "return finish(loss_weights, [dw[0], dw[1].view(kd.shape)])",
