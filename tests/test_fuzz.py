@@ -1,23 +1,33 @@
-"""TSV files that nobody wrote, against a model of the format.
+"""Files, checkpoints and options that nobody wrote: read as they are meant, or a UserError.
 
-200 of them; the environment variable FUZZ asks for another number.
+2,000 of each; the environment variable FUZZ asks for another number.
 """
 
+import contextlib
+import csv
+import json
 import os
 import re
+from dataclasses import fields
 
 import pytest
+from safetensors.torch import save
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+import train  # noqa: E402
+from bert import Bert, BertConfig, load_bert  # noqa: E402
+from data import load_tokenizer, own_task, toy_tokenizer  # noqa: E402
+from support.errors import UserError  # noqa: E402
 from support.glue import read_tsv  # noqa: E402
 
 MANY = settings(
-    max_examples=int(os.environ.get("FUZZ", 200)), deadline=None, database=None, derandomize=True,
+    max_examples=int(os.environ.get("FUZZ", 2000)), deadline=None, database=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
+pytestmark = pytest.mark.slow
 # Pieces that have broken readers of such files, and random text. Every other file is a table.
 PIECES = st.sampled_from([*"ab\r\"'\\\ufeff\u2028\u0085\x0c\x1c\x0b é😀\0", "label"])
 FIELD = st.lists(PIECES | st.text(max_size=2), max_size=3).map("".join)
@@ -63,3 +73,91 @@ def test_any_bytes_are_read_as_the_model_says_or_refused_with_a_line(tmp_path, r
         assert list(read_tsv(path)) == [
             (number, dict(zip(header, row, strict=True))) for number, row in enumerate(body, 2)
         ]
+
+
+WORDS = PIECES | st.sampled_from([*'01,\t\n":;{}[]', '""', "text", "text_b", "NaN", "\r\n"])
+TEXT = st.lists(WORDS, max_size=6).map("".join) | st.text(st.characters(codec="utf-8"), max_size=3)
+ROWS = st.lists(st.tuples(st.sampled_from(["0", "1", "x"]), TEXT), max_size=4)
+
+
+@MANY
+@given(rows=ROWS, suffix=st.sampled_from([".csv", ".json", ".tsv"]), place=st.integers(0, 99),
+       slip=st.just(b"") | WORDS.map(str.encode) | st.binary(max_size=2))  # fmt: skip
+def test_a_file_of_your_own_is_read_as_it_was_written_or_refused(
+    tmp_path, rows, suffix, place, slip
+):
+    """Written by Python, and with something inserted somewhere."""
+    path, rows = tmp_path / f"a{suffix}", [("0", "a"), ("1", "b"), *rows]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        if suffix == ".json":
+            file.writelines(json.dumps({"label": y, "text": x}) + "\n" for y, x in rows)
+        else:
+            quoting = csv.QUOTE_MINIMAL if suffix == ".csv" else csv.QUOTE_ALL
+            table = csv.writer(file, delimiter=",\t"[suffix == ".tsv"], quoting=quoting)
+            table.writerows([("label", "text"), *rows])
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + slip + content[place:])
+    with contextlib.suppress(UserError) if slip else contextlib.nullcontext():
+        task = own_task(path, path)
+        assert slip or [(task.labels[e.label], e.text_a) for e in task.train] == rows
+
+
+VALUES = st.recursive(
+    st.sampled_from([None, True, -1, 0, 1, 2, 0.5, 10**6, 2**62, 10**30, 1e999, "x", "bert"]),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.just("dtype"), x), max_leaves=3,
+)  # fmt: skip
+SIZES = dict(vocab_size=40, hidden_size=4, num_hidden_layers=1, num_attention_heads=2,
+             intermediate_size=3, max_position_embeddings=5)  # fmt: skip
+CONFIG = {**SIZES, "model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12}
+TENSORS = save(Bert(BertConfig(**SIZES)).state_dict())
+END = 8 + int.from_bytes(TENSORS[:8], "little")
+HEADER = json.loads(TENSORS[8:END])
+TOKENIZER = json.loads(toy_tokenizer()._tokenizer.to_str())
+
+
+def changed(values, changes):
+    """Some entries of a JSON object, or of the objects in it, have another value."""
+    values = json.loads(json.dumps(values))
+    for number, inner, value in changes:
+        key = sorted(values)[number % len(values)]
+        if isinstance(values[key], dict) and values[key] and inner:
+            values[key][sorted(values[key])[number % len(values[key])]] = value
+        else:
+            values[key] = value
+    return values
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 99), st.booleans(), VALUES), max_size=2)
+
+
+@MANY
+@given(config=CHANGES, header=CHANGES, tokenizer=CHANGES, cut=st.just(None) | st.integers(0, 999))
+def test_a_checkpoint_is_loaded_or_refused(tmp_path, config, header, tokenizer, cut):
+    (tmp_path / "config.json").write_text(json.dumps(changed(CONFIG, config)))
+    lines = json.dumps(changed(HEADER, header)).encode()
+    content = len(lines).to_bytes(8, "little") + lines + TENSORS[END:]
+    (tmp_path / "model.safetensors").write_bytes(content[:cut])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(changed(TOKENIZER, tokenizer)))
+    for load in (load_bert, lambda folder: load_tokenizer(folder, 40)):
+        with contextlib.suppress(UserError):
+            load(tmp_path)
+
+
+FLAGS = [f"--{f.name.replace('_', '-')}" for f in fields(train.Config)] + ["--what", "-x", "own"]
+STRINGS = st.sampled_from(
+    "toy rte own cross nan inf -1 0 1 1e308 0.5 1_0 99999999999999999999".split()
+)
+ARGUMENTS = st.lists(st.sampled_from(FLAGS) | STRINGS | TEXT.filter(lambda x: x[:2] != "-h"))
+
+
+@MANY
+@given(argv=ARGUMENTS, edited=st.none() | CHANGES)
+def test_options_are_taken_or_refused(tmp_path, argv, edited):
+    """Also those that a stored config.json holds."""
+    with contextlib.suppress(UserError):
+        if edited is not None:
+            stored = changed(vars(train.parse([])), edited)
+            (tmp_path / "config.json").write_text(json.dumps(stored))
+            argv = [*argv[:2], f"--resume={tmp_path}"]
+        config = train.parse(argv)
+        assert 0 < config.lr < 1e999 and 0 <= config.seed < 2**63
