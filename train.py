@@ -33,9 +33,13 @@ interrupted by Ctrl-C and by SIGTERM; 1, a bug, with a traceback.
 """
 
 import math
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+
+if __name__ == "__main__":  # Ctrl-C while torch loads, before `command` handles it: no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 import torch

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -485,6 +487,22 @@ def test_bad_input_of_the_other_scripts(finished, monkeypatch, call, main, args,
     write(Path("bad/SST-2/dev.tsv"), "sentence\tlabel\nfine\t1\n")
     done = call(main, *args)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals on this system")
+def test_a_closed_pipe_and_an_early_interruption_end_quietly(tmp_path):
+    script = f"{sys.executable} {ROOT / 'data.py'} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stderr) == (141, b"")
+    with subprocess.Popen(
+        [sys.executable, "-v", ROOT / "train.py"], stderr=subprocess.PIPE
+    ) as process:
+        for line in process.stderr:
+            if b"import 'torch" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == -signal.SIGINT and b"Traceback" not in rest
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, monkeypatch, call):
