@@ -328,7 +328,6 @@ def test_what_looks_like_a_slip_is_said(tmp_path, capsys):
     ("a.tsv", PLAIN + "\tforgotten\n", "a.tsv:4: label '' is not one of 0, 1"),
     ("a.tsv", "label,text\n0,a\n", "a.tsv:1: the columns are label,text; there must be one column "
      "label or labels, and one of text, sentence, text_a or of the pairs text_a + text_b, "),
-    ("a.tsv", "label\tlabels\ttext\n0\t1\ta\n", "a.tsv:1: the columns are label, labels, text; "),
     ("a.tsv", "label\ttext\ttext_a\n0\t1\ta\n", "a.tsv:1: the columns are label, text, text_a; "),
     ("a.tsv", "label\ttext\ttext_b\n0\ta\tb\n1\ta\tb\n", "dev.tsv: one has pairs of texts, the"),
     ("a.tsv", "label\ttext\n0\ta\n0\tb\n", "a.tsv: every label is '0'"),
@@ -336,12 +335,9 @@ def test_what_looks_like_a_slip_is_said(tmp_path, capsys):
     ("a.csv", "label,text\n0,a,b\n", "a.csv:2: not one cell for each column of line 1: label, "),
     ("a.csv", 'label,text\n0,a\n1,"b\n0,c\n', "a.csv:3: unexpected end of data; is every"),
     ("a.csv", b"label,text\n0,a\n1,\xff\n", "a.csv:3: not UTF-8 (invalid start byte); save the"),
-    ("a.csv", "label,text\n", "a.csv: no examples"),
-    ("a.json", '[{"label": 0, "text": "a"},\n', "a.json:1: not an object in JSON, one a line (Exp"),
     ("a.json", '{"label": 0, "text": "a"}\n\n{"label": 1}', "a.json:3: text must not be None"),
     ("a.json", '{"label": null, "text": "a"}', "a.json:1: label must not be None"),
     ("a.json", '{"label": 1, "text": "\\ud800"}', "surrogates not allowed"),
-    ("a.json", "[" * 10**5, "maximum recursion depth"),
     pytest.param("a.tsv", "label\ttext\n" + "".join(f"{i}\tx\n" for i in range(9, 99)),
                  "dev.tsv:2: label '0' is not one of 10, 11, 12, 13, 14, 15, 16, 17, 18,",
                  id="a hundred classes do not fill the screen"),
@@ -435,33 +431,28 @@ def test_a_vocabulary_that_does_not_fit_is_named(tmp_path, file, content, size, 
         load_tokenizer(tmp_path, size)
 
 
-@pytest.mark.parametrize("processor, ok", [
-    (None, True),  # as a tokenizer is that was trained with the library
-    (BertProcessing(("[SEP]", 3), ("[CLS]", 2)), True),
-    (RobertaProcessing(("[SEP]", 3), ("[CLS]", 2)), False),
-    (TemplateProcessing(single="$A", pair="$A $B"), False),
+ENDS = ("[SEP]", 3), ("[CLS]", 2)
+
+
+@pytest.mark.parametrize("processor", [
+    None, BertProcessing(*ENDS), RobertaProcessing(*ENDS), TemplateProcessing("$A", "$A $B"),
 ])  # fmt: skip
-def test_an_exit_reads_cls_or_the_tokenizer_is_refused(tmp_path, capsys, processor, ok):
-    """Also if the vocabulary is smaller than the model's, as padded ones are, and if it pads."""
-    tokenizer = data.toy_tokenizer()._tokenizer
-    tokenizer.enable_padding(length=40)
-    fields = json.loads(tokenizer.to_str()) | {"post_processor": None}
+def test_an_exit_reads_cls_or_the_tokenizer_is_refused(tmp_path, capsys, processor):
+    """None: trained with the library. The vocabulary is smaller than the model's, as if padded."""
+    fields = json.loads(data.toy_tokenizer()._tokenizer.to_str()) | {"post_processor": None}
     tokenizer = Tokenizer.from_str(json.dumps(fields))
+    tokenizer.enable_padding(length=40)
     if processor:
         tokenizer.post_processor = processor
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    if not ok:
-        with pytest.raises(
-            UserError, match=r"tokenizer.json: must make \[CLS\] a \[SEP\] b \[SEP\]"
-        ):
+    if isinstance(processor, (RobertaProcessing, TemplateProcessing)):
+        with pytest.raises(UserError, match=r"tokenizer.json: must make .CLS. a .SEP. b .SEP. of"):
             load_tokenizer(tmp_path, 64)
         return
     pair = load_tokenizer(tmp_path, 64).encode("ann calls", "it")
-    assert pair.tokens == ["[CLS]", "ann", "calls", "[SEP]", "it", "[SEP]"]
+    assert pair.tokens == "[CLS] ann calls [SEP] it [SEP]".split()
     assert pair.type_ids == [0, 0, 0, 0, 1, 1]
-    assert ("no post-processor, so [CLS] is put first" in capsys.readouterr().out) == (
-        not processor
-    )
+    assert ("no post-processor, so [CLS] is put" in capsys.readouterr().out) == (not processor)
 
 
 def test_a_batch_is_padded_to_its_longest():

@@ -7,7 +7,6 @@ import contextlib
 import csv
 import json
 import os
-import re
 from dataclasses import fields
 
 import pytest
@@ -28,64 +27,18 @@ MANY = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 pytestmark = pytest.mark.slow
-# Pieces that have broken readers of such files, and random text. Every other file is a table.
-PIECES = st.sampled_from([*"ab\r\"'\\\ufeff\u2028\u0085\x0c\x1c\x0b é😀\0", "label"])
-FIELD = st.lists(PIECES | st.text(max_size=2), max_size=3).map("".join)
-TABLE = st.integers(1, 3).flatmap(
-    lambda n: st.lists(st.lists(FIELD, min_size=n, max_size=n).map("\t".join), max_size=4)
-)
-LINES = st.lists(st.sampled_from(["\t", "\n", "\r\n"]) | PIECES, max_size=30).map("".join)
-BYTES = st.one_of(TABLE.map("\n".join), LINES).map(str.encode) | st.binary(max_size=9)
-
-
-def model(raw):
-    """bytes -> list of rows of fields, line 1 first; None if the file must be refused.
-
-    A file is lines, each ended by a newline, the last one perhaps not; a line is fields with a tab
-    between them, and a carriage return before the newline is no text. Line 1 names the columns,
-    each once.
-    """
-    try:
-        lines = re.split("\n", raw.decode("utf-8"))
-    except UnicodeDecodeError:
-        return None
-    if lines[-1] == "":
-        lines.pop()
-    lines = [re.sub(r"\r\Z", "", line) for line in lines]
-    if lines:
-        lines[0] = re.sub(r"\A\ufeff", "", lines[0])
-    rows = [re.split("\t", line) for line in lines]
-    good = len(rows) > 1 and len({len(row) for row in rows}) == 1
-    return rows if good and len(set(rows[0])) == len(rows[0]) else None
-
-
-@MANY
-@given(raw=BYTES)
-def test_any_bytes_are_read_as_the_model_says_or_refused_with_a_line(tmp_path, raw):
-    path = tmp_path / "fuzz.tsv"
-    path.write_bytes(raw)
-    expected = model(raw)
-    if expected is None:
-        with pytest.raises(ValueError, match="^" + re.escape(str(path)) + r":(\d+:)? "):
-            list(read_tsv(path))
-    else:
-        header, *body = expected
-        assert list(read_tsv(path)) == [
-            (number, dict(zip(header, row, strict=True))) for number, row in enumerate(body, 2)
-        ]
-
-
-WORDS = PIECES | st.sampled_from([*'01,\t\n":;{}[]', '""', "text", "text_b", "NaN", "\r\n"])
-TEXT = st.lists(WORDS, max_size=6).map("".join) | st.text(st.characters(codec="utf-8"), max_size=3)
+# Pieces that have broken readers of such files, and random text.
+PIECES = st.sampled_from(
+    [*"ab01,\t\n\r\"'\\:;{}[]\ufeff\u2028\u0085\x0c\x1c\x0b é😀\0", "text", "text_b", "NaN", "\r\n"]
+)  # fmt: skip
+TEXT = st.lists(PIECES, max_size=6).map("".join) | st.text(st.characters(codec="utf-8"), max_size=3)
 ROWS = st.lists(st.tuples(st.sampled_from(["0", "1", "x"]), TEXT), max_size=4)
 
 
 @MANY
 @given(rows=ROWS, suffix=st.sampled_from([".csv", ".json", ".tsv"]), place=st.integers(0, 99),
-       slip=st.just(b"") | WORDS.map(str.encode) | st.binary(max_size=2))  # fmt: skip
-def test_a_file_of_your_own_is_read_as_it_was_written_or_refused(
-    tmp_path, rows, suffix, place, slip
-):
+       slip=st.just(b"") | PIECES.map(str.encode) | st.binary(max_size=9))  # fmt: skip
+def test_a_file_is_read_as_it_was_written_or_refused(tmp_path, rows, suffix, place, slip):
     """Written by Python, and with something inserted somewhere."""
     path, rows = tmp_path / f"a{suffix}", [("0", "a"), ("1", "b"), *rows]
     with open(path, "w", encoding="utf-8", newline="") as file:
@@ -100,6 +53,8 @@ def test_a_file_of_your_own_is_read_as_it_was_written_or_refused(
     with contextlib.suppress(UserError) if slip else contextlib.nullcontext():
         task = own_task(path, path)
         assert slip or [(task.labels[e.label], e.text_a) for e in task.train] == rows
+    with contextlib.suppress(UserError):
+        list(read_tsv(path))
 
 
 VALUES = st.recursive(
@@ -120,10 +75,8 @@ def changed(values, changes):
     values = json.loads(json.dumps(values))
     for number, inner, value in changes:
         key = sorted(values)[number % len(values)]
-        if isinstance(values[key], dict) and values[key] and inner:
-            values[key][sorted(values[key])[number % len(values[key])]] = value
-        else:
-            values[key] = value
+        place = values[key] if inner and isinstance(values[key], dict) else values
+        place[sorted(place)[number % len(place)] if place else "x"] = value
     return values
 
 

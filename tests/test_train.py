@@ -494,13 +494,10 @@ def test_a_closed_pipe_and_an_early_interruption_end_quietly(tmp_path):
     script = f"{sys.executable} {ROOT / 'data.py'} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True)
     assert (done.returncode, done.stderr) == (141, b"")
-    with subprocess.Popen(
-        [sys.executable, "-v", ROOT / "train.py"], stderr=subprocess.PIPE
-    ) as process:
-        for line in process.stderr:
-            if b"import 'torch" in line:
-                process.send_signal(signal.SIGINT)
-                break
+    script = [sys.executable, "-v", ROOT / "train.py"]
+    with subprocess.Popen(script, stderr=subprocess.PIPE) as process:
+        next(line for line in process.stderr if b"import 'torch" in line)
+        process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == -signal.SIGINT and b"Traceback" not in rest
 
