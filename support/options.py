@@ -49,13 +49,11 @@ def read(Config, argv, description):
 
 
 def absolute(values):
-    """Paths that are valid from any folder; --model only if it is one."""
-    return {
-        name: os.path.abspath(value)
-        if name in PATHS and value or name == "model" and os.path.exists(f"{value}/config.json")
-        else value
-        for name, value in values.items()
-    }
+    """Paths that are valid from any folder; --model only if it names a checkpoint's."""
+    model = values.get("model", "")
+    paths = (*PATHS, "model") if os.path.exists(f"{model}/config.json") else PATHS
+    full = {name: os.path.abspath(values[name]) for name in paths if values.get(name)}
+    return values | full
 
 
 def flag(name):

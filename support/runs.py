@@ -30,15 +30,15 @@ def run_folder(config):
     It is made at once, so that of two runs that start at the same time each has its own.
     UserError if OUT holds a run: none is overwritten.
     """
-    folders = (
-        [Path(config.resume) if config.resume else new_folder(config)] if RANK == 0 else [None]
-    )
+    folders = [claim_folder(config) if RANK == 0 else None]
     if WORLD > 1:
         dist.broadcast_object_list(folders)
     return folders[0]
 
 
-def new_folder(config):
+def claim_folder(config):
+    if config.resume:
+        return Path(config.resume)
     if config.out:
         folder = Path(config.out)
         if (folder / "config.json").exists() or (folder / "result.json").exists():
@@ -91,6 +91,8 @@ def write(path, data):
             file.flush()
             os.fsync(file.fileno())  # otherwise a power cut could keep the name and lose the bytes
         os.replace(partial, path)
+    except OSError as error:  # of a write to a full disk: it does not name the file
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
 
