@@ -90,7 +90,7 @@ def test_every_row_in_its_place(tmp_path, task, pool):
     ({"rule": "mine", "threshold": 2}, ("mine", 2)),
 ])  # fmt: skip
 def test_the_operating_point_is_the_default(tmp_path, call, monkeypatch, point, rule):
-    """Without one: full depth. A rule of one's own gets its threshold as it is."""
+    """Without one: full depth. An added rule gets its threshold as it is."""
     monkeypatch.setitem(RULES, "mine", lambda history, t: (len(history[-t:]) == t) & sure(history))
     folder = make_run(tmp_path / "a run", "rte")
     write(folder / "result.json", json.dumps({"operating_point": point}))
@@ -136,7 +136,7 @@ PARTS = (("", "prediction"), ("-exits", "exit"))
 
 @pytest.mark.parametrize("task, change, argv, message", [
     ("rte", {"task": "own"}, ["patience", "1"],
-     "GLUE's server has no such task; --file FILE --out FILE answers a file of yours"),
+     "GLUE's server has no such task; --file FILE --out FILE answers any file"),
     ("rte", {}, [], "result.json: no rule and threshold to take from it"),
     ("rte", {"result": "{}"}, [], "result.json: no rule and threshold to take from it"),
     ("rte", {}, ["mood", "1"], "patience, always, not 'mood'"),

@@ -12,6 +12,8 @@ row, with exit, rule and threshold. A file that holds other answers is not overw
 """
 
 import argparse
+import csv
+import io
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +31,7 @@ from support.own import read_examples as read_own_examples
 from support.runs import write
 from tools.ask import load_run
 
-RECORD = "rule.tsv"
+RECORD = "rule.tsv"  # written last
 
 
 def operating_point(folder, M):
@@ -92,17 +94,17 @@ def own_answers(run, file, how, device):
 
 def glue_answers(run, how, device):
     """The test sets of the run's task -> name of a file -> its table."""
-    config, tables = run[2], {RECORD: {"rule": [how[0]], "threshold": [how[1]]}}
+    config, tables = run[2], {}
     if (task := config["task"]) not in GLUE:
         reason = f"trained on {task}, and GLUE's server has no such task"
-        raise UserError(f"{reason}; --file FILE --out FILE answers a file of yours")
+        raise UserError(f"{reason}; --file FILE --out FILE answers any file")
     name, suffixes = GLUE[task].folder, {"_matched": "-m", "_mismatched": "-mm"}
     for suffix, short in suffixes.items() if task == "mnli" else [("", "")]:
         path = Path(config["data_dir"]) / name / f"test{suffix}.tsv"
         table = answer(run, path, read_examples(GLUE[task], path, labelled=False), how, device)
         tables[f"{name}{short}.tsv"] = table
         tables[f"{name}{short}-exits.tsv"] = {"index": table["index"], "exit": table.pop("exit")}
-    return tables
+    return tables | {RECORD: {"rule": [how[0]], "threshold": [how[1]]}}
 
 
 def predict(folder, rule=None, threshold=None, device="cpu", file=None, out=None):
@@ -115,8 +117,10 @@ def predict(folder, rule=None, threshold=None, device="cpu", file=None, out=None
     else:
         files = {place / name: x for name, x in glue_answers(run, how, device).items()}
     for path, table in files.items():
-        rows = [map(str, row) for row in zip(*table.values(), strict=True)]
-        files[path] = "".join("\t".join(row) + "\n" for row in [table, *rows]).encode()
+        buffer = io.StringIO()  # a class may be called by a name with a tab in it: csv quotes that
+        lines = csv.writer(buffer, delimiter="\t", lineterminator="\n")
+        lines.writerows([table, *zip(*table.values(), strict=True)])
+        files[path] = buffer.getvalue().encode()
         if path.exists() and path.read_bytes() != files[path]:
             raise UserError(f"{path} holds other answers; move it away, or name another by --out")
     for path, content in files.items():
