@@ -84,8 +84,8 @@ def stored_config(Config, folder, given):
     """
     path = Path(folder) / "config.json"
     if not path.exists():
-        what = "holds no config.json, so no run" if Path(folder).is_dir() else "is no folder"
-        raise UserError(f"--resume {folder}: {folder} {what}")
+        reason = "no config.json, so not a run" if Path(folder).is_dir() else "no such folder"
+        raise UserError(f"--resume {folder}: {reason}")
     stored = read_object(path)
     if missing := [f.name for f in fields(Config) if f.name not in stored]:
         raise UserError(f"{path}: no run of this version, {missing[0]!r} is missing")
