@@ -17,29 +17,18 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def result():
     """Three exits; student 2 learns from 3 most, and 3 from nobody (as with --teachers later)."""
-    names = "rule threshold mcc speedup_layers speedup_wall over_mix".split()
-    rows = [
-        dict(zip(names, row, strict=True)) | {"mean_exit": 3 / row[3]}
-        for row in [
-            ("always", 1, 0.1, 3.0, 2.8, 0.0),
-            ("patience", 2, 0.5, 1.0, 0.9, 0.0),
-            ("entropy", 0.4, 0.3, 2.5, 1.5, 0.125),
-            ("entropy", 0.1, 0.4, 2.0, 1.7, 0.25),
-        ]
-    ]
+    rows = [dict(rule=rule, threshold=t, mcc=mcc, speedup_layers=layers, speedup_wall=wall,
+                 over_mix=over, mean_exit=3 / layers) for rule, t, mcc, layers, wall, over in (
+        ("always", 1, 0.1, 3.0, 2.8, 0.0), ("patience", 2, 0.5, 1.0, 0.9, 0.0),
+        ("entropy", 0.4, 0.3, 2.5, 1.5, 0.125), ("entropy", 0.1, 0.4, 2.0, 1.7, 0.25))]  # fmt: skip
     return {
-        "task": "cola",
-        "model": "some",
+        "task": "cola", "model": "some", "seed": 0, "metric": "mcc", "majority": {"mcc": 0.0},
         "method": {"teachers": "later", "weights": "learned", "optimize": "cross"},
-        "seed": 0,
-        "metric": "mcc",
-        "majority": {"mcc": 0.0},
         "exits": [{"exit": m, "mcc": x} for m, x in enumerate((0.1, 0.4, 0.5), 1)],
-        "sweep": rows,
-        "operating_point": rows[1],
+        "sweep": rows, "operating_point": rows[1],
         "levels": [{"level": 1, "acc": 1.0, "mean_exit": 1.2, "exits": [0.6, 0.9, 1.0]}],
         "weights": {"ce": [0.5, 1.0, 1.5], "kd": [[0, 0.6, 0.4], [0, 0, 1.7], [0, 0, 0]]},
-    }
+    }  # fmt: skip
 
 
 def test_lines_are_the_numbers(result):

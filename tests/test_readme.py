@@ -69,7 +69,7 @@ def anchors(page):
 def test_every_option_file_and_link_exists(page):
     text = PAGES[page]
     known = {f"--{f.name.replace('_', '-')}" for f in fields(train.Config)}
-    for script in (ROOT / "experiments").glob("*.py"):
+    for script in [*ROOT.glob("experiments/*.py"), *ROOT.glob("tools/*.py")]:
         known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', script.read_text()))
     known |= {"--help", "--nproc-per-node"}
     assert set(re.findall(r"--[a-z][a-z0-9-]+", text)) <= known
