@@ -31,8 +31,6 @@ Omega, first its definition and then a formula; 6 is one training step; 7 leaves
 """
 
 import math
-import warnings
-from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -43,9 +41,6 @@ from torch.func import functional_call, jvp
 from bert import dropout, init_weights
 from support.errors import UserError, not_finite
 from support.processes import average
-
-# torch.func.jvp makes torch warn, once, of a function that torch itself calls.
-warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
 
 # --------------------------------------------------------------------------------------------------
 # 1. An exit after every layer [paper]
@@ -295,18 +290,6 @@ def frozen_dropout(model, batch):
     return logits_at
 
 
-@contextmanager
-def evaluation_mode(model):
-    """Within `with`, no dropout; then each module is in its own mode again, whatever happened."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 def judge_loss(model, theta, batches, hyper):
     """J at the parameters theta (dict name -> tensor).   -> scalar
 
@@ -320,9 +303,14 @@ def judge_loss(model, theta, batches, hyper):
         logits = functional_call(model, theta, batch[:3])  # (M, B, C)
         return cross_entropies(logits, batch.labels).mean()  # (7)
 
-    with evaluation_mode(model):
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
         J = F(batches.d2)
         return J + hyper.lam * F(batches.d1_judge) if hyper.lam else J  # (8)
+    finally:  # each module gets its own mode back, whatever happened
+        for module, training in modes:
+            module.training = training
 
 
 def unrolled(model, loss_weights, batches, hyper):
@@ -459,8 +447,7 @@ def training_step(model, loss_weights, optimizers, batches, hyper, optimize):
         p.grad = g[name].detach()
     norm = nn.utils.clip_grad_norm_(theta.values(), hyper.max_norm)
     if not torch.isfinite(norm + sum(x.abs().sum() for x in slopes)):
-        ce, kd = average([ce.detach(), kd.detach()])
-        raise FloatingPointError(not_finite(ce, kd, norm.item()))
+        raise FloatingPointError(not_finite(*average([ce.detach(), kd.detach()]), norm.item()))
     theta_optimizer.step()  # (9)
     theta_optimizer.zero_grad()  # frees the gradient: the next step makes its own
     if slopes:
