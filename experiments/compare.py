@@ -1,4 +1,4 @@
-"""Train every method with the same budget, over seeds; keep one small result file a run.
+"""Train every method with the same budget, over seeds; keep a line of results for every run.
 
     python experiments/compare.py --task toy --seeds 10 --workers 2
     python experiments/compare.py --task sst2 cola rte --seeds 5 -- --data-dir GLUE   # pretrained
@@ -6,25 +6,21 @@
     python experiments/compare.py --task toy --seeds 1 --only cross --results /tmp/again   # repeat
     python experiments/compare.py --task cola --tune -- --data-dir GLUE    # try learning rates
 
-What follows `--` goes to train.py, for every run. A run whose file exists is not made again, so
+What follows `--` goes to train.py, for every run. A run that has its line is not made again, so
 after an interruption the same command continues. At the end the pages get their tables.
 
-results/compare/TASK/METHOD-sSEED.json holds all that depends on settings and seed alone: the same
-run, repeated on the same machine with the same versions, gives the same file, byte by byte (each
-run has one thread). Clocks, which no run repeats, are in clocks.jsonl beside it: a line a run, in
-seconds of processor time.
+A line of results/compare/TASK.jsonl holds all of a run that depends on settings and seed alone, and
+no clocks: repeated on the same machine with the same versions, a run gives the same line, byte by
+byte (each run has one thread). Only one compare.py a task at a time.
 """
 
 import argparse
 import contextlib
 import io
 import itertools
-import json
 import multiprocessing
-import os
 import sys
 import tempfile
-import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 import numpy as np  # noqa: E402
 import tables  # noqa: E402
 import torch  # noqa: E402
-from evidence import COMPARED, NOT_SETTINGS, read  # noqa: E402
+from evidence import COMPARED, NOT_SETTINGS, all_runs, keep, load, read, runs_file  # noqa: E402
 from methods import CHOICES, METHODS, SEEDS_OF_CHOICES, patched, starting_at  # noqa: E402
 
 import train  # noqa: E402
@@ -93,31 +89,19 @@ def settings_of(config):
     return {k: v for k, v in asdict(config).items() if k not in NOT_SETTINGS}
 
 
-def result_path(results, task, name, seed):
-    return Path(results) / task / f"{name}-s{seed}.json"
-
-
-def is_done(path, config):
-    """Is the result there? UserError if it is that of other settings."""
-    if not path.exists():
-        return False
-    was = read(path).get("settings", {})
-    for key, wanted in settings_of(config).items():
-        if was.get(key) != wanted:
-            raise UserError(
-                f"{path}: made with {key} {was.get(key)!r}, not {wanted!r}; "
-                "delete it, or name another folder with --results"
-            )
-    return True
-
-
 def missing(jobs, task, results, more):
-    """-> the runs of the plan that have no result yet."""
-    return [
-        (name, seed)
-        for name, seed in jobs
-        if not is_done(result_path(results, task, name, seed), config_of(name, task, seed, more))
-    ]
+    """-> the runs of the plan that have no result yet. UserError for one of other settings."""
+    path = runs_file(task, results)
+    runs = all_runs(path)
+    for name, seed in jobs:
+        was = runs[name, seed].get("settings", {}) if (name, seed) in runs else None
+        for key, wanted in settings_of(config_of(name, task, seed, more)).items():
+            if was is not None and was.get(key) != wanted:
+                raise UserError(
+                    f"{path}: {name}, seed {seed}, was made with {key} {was.get(key)!r}, not "
+                    f"{wanted!r}; delete its line, or name another folder with --results"
+                )
+    return [job for job in jobs if job not in runs]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -134,39 +118,31 @@ def tuning_task(*args):
 
 
 def one_run(name, task, seed, results, more, tune=False):
-    """Train, evaluate, write the result and a line of clocks.jsonl -> seconds of training."""
+    """Train and evaluate -> what is kept of the result, and seconds of training."""
     torch.set_num_threads(1)
     keep_freed_memory()
     config, method = config_of(name, task, seed, more), EVERYTHING[name]
-    # No picture, and a clock that stands still while the machine does something else.
-    patches = {"tools.picture.draw": str, "time.perf_counter": time.process_time}
-    patches |= method.patches
+    patches = {"tools.picture.draw": str, **method.patches}  # no picture
     if tune:
         patches["data.load_task"] = tuning_task
     if method.start:
-        end = read(result_path(results, task, method.start, seed))["weights"]
+        (end,) = (x["weights"] for x in load(task, method.start, results) if x["seed"] == seed)
         patches["train.LossWeights"] = starting_at(end["ce"], end["kd"])
     with tempfile.TemporaryDirectory() as folder:
         config.out = f"{folder}/run"
         with contextlib.redirect_stdout(io.StringIO()), patched(patches):
             result = read(train.run(config) / "result.json")
-    clock = {"name": name, "seed": seed, "seconds": result.pop("seconds")}
+    seconds = result.pop("seconds")
     for row in [*result["sweep"], result["operating_point"] or {}]:
         row.pop("speedup_wall", None)
-    result["settings"] = settings_of(config)
-    path = result_path(results, task, name, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.parent / "clocks.jsonl", "a", encoding="utf-8") as clocks:
-        clocks.write(json.dumps(clock) + "\n")
-    partial = path.with_name(path.name + ".partial")
-    lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items())
-    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    os.replace(partial, path)
-    return clock["seconds"]
+    return {"name": name, **result, "settings": settings_of(config)}, seconds
 
 
 def run_all(jobs, task, results, more, workers, tune=False):
-    """Make the runs that have no result yet, `workers` at a time -> number of those that failed."""
+    """Make the runs that have no result yet, `workers` at a time -> number of those that failed.
+
+    Only this process writes: two runs that end at once cannot lose each other's line.
+    """
     todo = missing(jobs, task, results, more)
     print(f"{task}: {len(jobs)} runs, {len(jobs) - len(todo)} of them done", flush=True)
     spawn, failed, finished = multiprocessing.get_context("spawn"), 0, 0
@@ -182,7 +158,9 @@ def run_all(jobs, task, results, more, workers, tune=False):
                     name, seed = futures[future]
                     finished += 1
                     try:
-                        words = f"trained in {future.result():.0f} s"
+                        run, seconds = future.result()
+                        keep(run, runs_file(task, results))
+                        words = f"trained in {seconds:.0f} s"
                     except (UserError, OSError, FloatingPointError) as error:
                         failed, words = failed + 1, f"error: {error}"
                     print(f"{finished}/{len(todo)}  {name}, seed {seed}: {words}", flush=True)

@@ -6,6 +6,7 @@ metric   accuracy, or Matthews correlation for cola, on dev; tables give it in p
 
 import itertools
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -28,30 +29,49 @@ NOT_SETTINGS = """seed out resume device log_every data_dir cache_dir bert label
 # 1. Results
 
 
-def read(path):
+def parsed(text, where):
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path}: not a result ({error})") from None
+        raise UserError(f"{where}: not a result ({error})") from None
+
+
+def read(path):
+    return parsed(Path(path).read_text(encoding="utf-8"), path)
+
+
+def runs_file(task, folder=COMPARED):
+    return Path(folder) / f"{task}.jsonl"
+
+
+def all_runs(path):
+    """-> {(name, seed): run} of a file of JSON lines; empty if there is no such file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    runs = [parsed(line, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
+    return {(run["name"], run["seed"]): run for run in runs}
+
+
+def keep(run, path):
+    """Add a run to the file, or replace it there; lines are sorted by name and seed.
+
+    The file is always whole: a new one takes its place. Only one process may write it at a time.
+    """
+    runs = all_runs(path) | {(run["name"], run["seed"]): run}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("".join(f"{json.dumps(runs[key])}\n" for key in sorted(runs)))
+    os.replace(partial, path)
 
 
 def load(task, name, folder=COMPARED):
     """-> the runs of a method, sorted by seed."""
-    paths = (Path(folder) / task).glob(f"{name}-s[0-9]*.json")
-    return sorted(map(read, paths), key=lambda run: run["seed"])
+    return [run for key, run in all_runs(runs_file(task, folder)).items() if key[0] == name]
 
 
 def listed(task, folder=COMPARED, names=METHODS):
     """-> {name: runs} of the methods that have runs, in the order of methods.py."""
     found = {name: load(task, name, folder) for name in names}
     return {name: runs for name, runs in found.items() if runs}
-
-
-def seconds(task, folder=COMPARED):
-    """-> {(name, seed): seconds of training}; the last line of a run counts."""
-    path = Path(folder) / task / "clocks.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {(line["name"], line["seed"]): line["seconds"] for line in map(json.loads, lines)}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -220,18 +240,17 @@ def counted(text):
 
 
 def exits_table(task, folder=COMPARED):
-    """The metric of every exit, their mean, and seconds of training."""
-    found, rows, clock = listed(task, folder), [], seconds(task, folder)
+    """The metric of every exit, and their mean."""
+    found, rows = listed(task, folder), []
     if not found:
         return absent(task)
     for name, runs in found.items():
         exits = np.array([exits_of(run) for run in runs])  # (runs, M)
-        time = spread([clock.get((name, run["seed"]), np.nan) for run in runs], 1, 0)
-        cells = [*map(spread, exits.T), spread(exits.mean(axis=1)), time]
+        cells = [*map(spread, exits.T), spread(exits.mean(axis=1))]
         rows.append([METHODS[name].words, len(runs), *cells])
     run = next(iter(found.values()))[0]
     exits = (f"exit {row['exit']}" for row in run["exits"])
-    head = [f"{task}, {run['metric']}", "n", *exits, "mean", "seconds"]
+    head = [f"{task}, {run['metric']}", "n", *exits, "mean"]
     constant = 100 * run["majority"][run["metric"]]
     where = sorted({run["device"] for runs in found.values() for run in runs})
     last = f"Always the most frequent class: {constant:.1f}. On {', '.join(where)}. {command(task)}"

@@ -2,11 +2,10 @@
 
     python tests/measure_exercises.py        # runs that are missing, then the tables of the pages
 
-The runs are results/compare/exercises/NAME-sSEED.json; some exercises are a method or a choice of
+The runs are lines of results/compare/exercises.jsonl; some exercises are a method or a choice of
 experiments/compare.py too, and have its runs. It is here because it needs the solutions.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -28,7 +27,7 @@ from test_exercises import FILES, SOLUTIONS, edited_source  # noqa: E402
 from exercises import check  # noqa: E402
 
 SEEDS = (0, 1, 2)
-RESULTS = ROOT / "results" / "compare" / "exercises"
+RESULTS = evidence.runs_file("exercises")
 CODE = ("bert.py", "leebert.py", "data.py", "train.py", "support")
 SMALL = ["--train-examples=2000", "--epochs=12"]
 RUNS = {  # name: exercise, options of train.py, further edits of train.py
@@ -48,6 +47,7 @@ RUNS = {  # name: exercise, options of train.py, further edits of train.py
 
 
 def measure(name, seed):
+    """-> the result, without clocks, which no run repeats."""
     n, options, edits = RUNS[name]
     with tempfile.TemporaryDirectory() as folder:
         for path in map(ROOT.joinpath, CODE):
@@ -59,20 +59,20 @@ def measure(name, seed):
         argv = [sys.executable, "train.py", f"--seed={seed}", "--device=cpu", "--out=run", *options]
         one = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run(argv, cwd=folder, env=one, check=True, stdout=subprocess.DEVNULL)
-        result = json.loads((Path(folder) / "run" / "result.json").read_text())
+        result = evidence.read(Path(folder) / "run" / "result.json")
     for row in [result, *result["sweep"], result["operating_point"] or {}]:
-        for clock in ("seconds", "speedup_wall"):  # which no run repeats
+        for clock in ("seconds", "speedup_wall"):
             row.pop(clock, None)
-    lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items())
-    (RESULTS / f"{name}-s{seed}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    print(name, "seed", seed, flush=True)
+    return {"name": name, **result}
 
 
 def measure_all():
     jobs = [(name, seed) for name in RUNS for seed in SEEDS]
-    jobs = [job for job in jobs if not (RESULTS / "{}-s{}.json".format(*job)).exists()]
+    missing = [job for job in jobs if job not in evidence.all_runs(RESULTS)]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda job: measure(*job), jobs))
+        for run in pool.map(lambda job: measure(*job), missing):
+            evidence.keep(run, RESULTS)
+            print(run["name"], "seed", run["seed"], flush=True)
 
 
 # --------------------------------------------------------------------------------------------------

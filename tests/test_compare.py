@@ -120,8 +120,9 @@ def test_without_d2_means_the_batches_of_cross_and_weights_that_stay(tmp_path, m
 
         monkeypatch.setattr(leebert, "training_step", spy)
         monkeypatch.setattr(train, "training_step", spy)
-        compare.one_run(name, "toy", 3, tmp_path, TINY)
-        weights[name] = evidence.load("toy", name, tmp_path)[0]["weights"]
+        run, _ = compare.one_run(name, "toy", 3, tmp_path, TINY)
+        evidence.keep(run, evidence.runs_file("toy", tmp_path))
+        weights[name] = run["weights"]
     for other in ("all-uniform-d1", "frozen-d1"):
         assert all(map(torch.equal, seen["cross"], seen[other])) and len(seen[other]) == 3
     assert weights["all-uniform-d1"]["ce"] == [1] * 6 != weights["cross"]["ce"]
@@ -154,34 +155,44 @@ def test_only_missing_runs_are_made_and_those_that_need_another_come_later(tmp_p
     jobs = compare.plan("toy", 10)
     assert len(set(jobs)) == len(jobs) == 10 * len(methods.METHODS) + 5 * len(methods.CHOICES)
     assert {name for name, _ in compare.plan("rte", 1)} == set(methods.METHODS)
-    done = compare.result_path(tmp_path, "toy", "last", 0)
-    done.parent.mkdir()
     settings = compare.settings_of(compare.config_of("last", "toy", 0))
-    done.write_text(json.dumps({"settings": settings}))
+    run = {"name": "last", "seed": 0, "settings": settings}
+    evidence.keep(run, evidence.runs_file("toy", tmp_path))
     jobs = compare.plan("toy", 2, ["jsd", "frozen-d1", "last", "cross"])
     names = [name for name, _ in compare.missing(jobs, "toy", tmp_path, [])]
     assert names == "cross last cross frozen-d1 frozen-d1 jsd jsd".split()
-    with pytest.raises(ValueError, match="made with weight_decay 0.01, not 0.5; delete it"):
+    with pytest.raises(ValueError, match="last, seed 0, was made with weight_decay 0.01, not 0.5"):
         compare.missing(jobs, "toy", tmp_path, ["--weight-decay=0.5"])
 
 
 @pytest.mark.slow
-def test_a_run_repeated_gives_the_same_file_and_a_finished_one_is_left_alone(tmp_path):
-    def command(folder):
-        run = "--task toy --seeds 1 --only cross --results".split()
+def test_a_run_repeated_gives_the_same_line_and_a_finished_one_is_left_alone(tmp_path):
+    def command(folder, *names):
+        run = f"--task toy --seeds 1 --workers 2 --only {' '.join(names)} --results".split()
         script = [sys.executable, ROOT / "experiments" / "compare.py"]
         return subprocess.run([*script, *run, folder, "--", *TINY], capture_output=True, text=True)
 
-    for folder in ("one", "two"):
-        done = command(tmp_path / folder)
-        assert "1/1  cross, seed 0: trained" in done.stdout, done.stderr
-    one, two = (tmp_path / folder / "toy" / "cross-s0.json" for folder in ("one", "two"))
-    assert one.read_bytes() == two.read_bytes() and len(one.read_bytes()) < 20_000
-    assert json.loads(one.read_text())["settings"]["train_examples"] == 96
-    assert evidence.seconds("toy", tmp_path / "one")["cross", 0] > 0
-    before = one.stat().st_mtime_ns
-    assert "1 runs, 1 of them done" in command(tmp_path / "one").stdout
-    assert one.stat().st_mtime_ns == before
+    done = command(tmp_path / "one", "cross", "plain")
+    assert "2/2  " in done.stdout and "cross, seed 0: trained" in done.stdout, done.stderr
+    command(tmp_path / "two", "plain")
+    assert "2 runs, 1 of them done" in command(tmp_path / "two", "cross", "plain").stdout
+    one, two = ((tmp_path / folder / "toy.jsonl").read_bytes() for folder in ("one", "two"))
+    assert one == two and one.count(b"\n") == 2
+    runs = evidence.all_runs(tmp_path / "one" / "toy.jsonl")
+    assert list(runs) == [("cross", 0), ("plain", 0)]
+    assert runs["cross", 0]["settings"]["train_examples"] == 96
+
+
+def test_a_run_takes_its_place_among_the_others_or_that_of_its_older_self(tmp_path):
+    path = tmp_path / "toy.jsonl"
+    for name, seed, x in (("b", 10, 0), ("b", 9, 0), ("a", 3, 0), ("b", 10, 1)):
+        evidence.keep({"name": name, "seed": seed, "x": x}, path)
+    assert [(*key, run["x"]) for key, run in evidence.all_runs(path).items()] == [
+        ("a", 3, 0), ("b", 9, 0), ("b", 10, 1)
+    ]  # fmt: skip
+    path.write_text('{"name": "a", "seed": 3}\n{"name": ')
+    with pytest.raises(ValueError, match="toy.jsonl, line 2: not a result"):
+        evidence.load("toy", "a", tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -192,11 +203,7 @@ def made_up(folder, task, name, seed, exits, sweep=(), **more):
     run = dict(metric="acc", majority={"acc": 0.51}, seed=seed, levels=[], device="cpu") | more
     run["exits"] = [{"exit": m, "acc": x} for m, x in enumerate(exits, 1)]
     run["sweep"] = [{"rule": "patience", "mean_exit": e, "acc": x} for e, x in sweep]
-    path = Path(folder) / task / f"{name}-s{seed}.json"
-    path.parent.mkdir(exist_ok=True, parents=True)
-    path.write_text(json.dumps(run))
-    with open(path.parent / "clocks.jsonl", "a") as clocks:
-        clocks.write(json.dumps({"name": name, "seed": seed, "seconds": 7}) + "\n")
+    evidence.keep({"name": name, **run}, evidence.runs_file(task, folder))
     return run
 
 
@@ -290,7 +297,7 @@ def test_the_tables_show_the_numbers_of_the_results(tmp_path):
             made_up(tmp_path, "toy", name, seed, [x + seed / 100, x, x], [(1.5, 0.5)],
                     weights=weights, levels=levels)  # fmt: skip
     exits = evidence.exits_table("toy", tmp_path)
-    assert "cross | 2 | 80.5 +- 0.7 | 80.0 +- 0.0 | 80.0 +- 0.0 | 80.2 +- 0.2 | 7 +- 0 |" in exits
+    assert "cross | 2 | 80.5 +- 0.7 | 80.0 +- 0.0 | 80.0 +- 0.0 | 80.2 +- 0.2 |" in exits
     assert "On cpu." in exits
     differences = evidence.differences_table(3, tmp_path)
     assert differences.count("**+20.0 (+20.0 .. +20.0)**") == 4 and "toy | 2 |" in differences
