@@ -1,10 +1,11 @@
-"""Train every method with the same budget, over seeds; keep a line of results for every run.
+"""Train every method with as many updates as every other, over seeds; keep a line for every run.
 
     python experiments/compare.py --task toy --seeds 10 --workers 2
     python experiments/compare.py --task sst2 cola rte --seeds 5 -- --data-dir GLUE   # pretrained
     python experiments/compare.py --task toy --seeds 5 --only cross bilevel
     python experiments/compare.py --task toy --seeds 1 --only cross --results /tmp/again   # repeat
-    python experiments/compare.py --task cola --tune -- --data-dir GLUE    # try learning rates
+    python experiments/compare.py --task cola --first-seed 100 --seeds 1 \\
+        --results results/compare/tuning/5e-05 -- --data-dir GLUE --lr 5e-5        # try a rate
 
 What follows `--` goes to train.py, for every run. A run that has its line is not made again, so
 after an interruption the same command continues. At the end the pages get their tables.
@@ -17,7 +18,6 @@ byte (each run has one thread). Only one compare.py a task at a time.
 import argparse
 import contextlib
 import io
-import itertools
 import multiprocessing
 import sys
 import tempfile
@@ -28,14 +28,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
-import numpy as np  # noqa: E402
 import tables  # noqa: E402
 import torch  # noqa: E402
-from evidence import COMPARED, NOT_SETTINGS, all_runs, keep, load, read, runs_file  # noqa: E402
-from methods import CHOICES, METHODS, SEEDS_OF_CHOICES, patched, starting_at  # noqa: E402
+from evidence import COMPARED, NOT_SETTINGS, all_runs, keep, read, runs_file  # noqa: E402
+from methods import CHOICES, EVERYTHING, METHODS, SEEDS_OF_CHOICES, patched  # noqa: E402
 
 import train  # noqa: E402
-from data import load_task, split_train  # noqa: E402
 from support.errors import UserError, command  # noqa: E402
 from support.runs import keep_freed_memory  # noqa: E402
 
@@ -48,55 +46,42 @@ TASKS = {
     "cola": {**MINILM, "epochs": 3},
     "rte": {**MINILM, "epochs": 5},
 }
-# Learning rates that --tune tries for every pretrained task and method, on rows of train. The
-# middle one was taken, but for BEST.
-RATES = (5e-5, 1.5e-4, 4.5e-4)
+TASKS_OF_CHOICES = ("toy",)
+# What was better for one method, by results/compare/tuning. Seeds that tune, from 100 up, report
+# nothing.
 BEST = {("cola", "pabee"): {"lr": 4.5e-4}, ("rte", "pabee"): {"lr": 4.5e-4}}
-TUNED = ("plain", "pabee", "last", "all-uniform", "single", "bilevel", "cross")
-TUNING_SEED = 100  # of no run that reports
-EVERYTHING = {**METHODS, **CHOICES}
 
 # --------------------------------------------------------------------------------------------------
 # 1. What to run
 
 
 def plan(task, seeds, only=()):
-    """-> list of (name, seed), the most wanted first. CHOICES: on the built-in task only."""
-    names = only or (EVERYTHING if task == "toy" else METHODS)
-    jobs = [(name, seed) for seed in range(seeds) for name in names]
-    jobs = [(n, seed) for n, seed in jobs if n in METHODS or seed < SEEDS_OF_CHOICES]
-    return sorted(jobs, key=lambda job: group(job[0]))  # stable: within a group, seed after seed
+    """-> list of (name, seed), methods before choices, and seed after seed."""
+    names = only or (EVERYTHING if task in TASKS_OF_CHOICES else METHODS)
+    wanted = [(name, seed) for number, seed in enumerate(seeds) for name in names
+              if name in METHODS or number < SEEDS_OF_CHOICES]  # fmt: skip
+    return sorted(wanted, key=lambda job: job[0] in CHOICES)
 
 
-def group(name):
-    """0: methods; 1: those that start from the result of another one; 2: choices."""
-    return 2 if name in CHOICES else 1 if METHODS[name].start else 0
-
-
-def config_of(name, task, seed, more=()):
-    """The run's settings. more: options of train.py. UserError for one that makes no sense."""
-    method = EVERYTHING[name]
-    settings = {"task": task, "seed": seed, "device": "cpu", **TASKS[task], **method.settings}
-    settings |= BEST.get((task, name), {})
-    switches = [f"--{k}" for k, v in settings.items() if v is True]
-    values = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items() if v is not True]
-    config = train.parse([*switches, *values, *more])
-    config.epochs *= method.times
-    return config
+def config_of(name, task, seed, options=()):
+    """The run's settings. options: those of train.py. UserError for one that makes no sense."""
+    settings = {"task": task, "seed": seed, "device": "cpu", **TASKS[task]}
+    settings |= EVERYTHING[name].settings | BEST.get((task, name), {})
+    return train.parse([*(f"--{k.replace('_', '-')}={v}" for k, v in settings.items()), *options])
 
 
 def settings_of(config):
     return {k: v for k, v in asdict(config).items() if k not in NOT_SETTINGS}
 
 
-def missing(jobs, task, results, more):
+def missing(jobs, task, results, options):
     """-> the runs of the plan that have no result yet. UserError for one of other settings."""
     path = runs_file(task, results)
     runs = all_runs(path)
-    for name, seed in jobs:
-        was = runs[name, seed].get("settings", {}) if (name, seed) in runs else None
-        for key, wanted in settings_of(config_of(name, task, seed, more)).items():
-            if was is not None and was.get(key) != wanted:
+    for name, seed in (job for job in jobs if job in runs):
+        was = runs[name, seed].get("settings", {})
+        for key, wanted in settings_of(config_of(name, task, seed, options)).items():
+            if was.get(key) != wanted:
                 raise UserError(
                     f"{path}: {name}, seed {seed}, was made with {key} {was.get(key)!r}, not "
                     f"{wanted!r}; delete its line, or name another folder with --results"
@@ -108,26 +93,12 @@ def missing(jobs, task, results, more):
 # 2. Running it
 
 
-def tuning_task(*args):
-    """data.load_task, but dev is a tenth of train, and train is the rest of it."""
-    task = load_task(*args)
-    labels, rng = [example.label for example in task.train], np.random.default_rng(TUNING_SEED)
-    train, dev = split_train(labels, 0.1, rng)
-    task.train, task.dev = ([task.train[i] for i in part] for part in (train, dev))
-    return task
-
-
-def one_run(name, task, seed, results, more, tune=False):
+def one_run(name, task, seed, options):
     """Train and evaluate -> what is kept of the result, and seconds of training."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    config, method = config_of(name, task, seed, more), EVERYTHING[name]
-    patches = {"tools.picture.draw": str, **method.patches}  # no picture
-    if tune:
-        patches["data.load_task"] = tuning_task
-    if method.start:
-        (end,) = (x["weights"] for x in load(task, method.start, results) if x["seed"] == seed)
-        patches["train.LossWeights"] = starting_at(end["ce"], end["kd"])
+    config = config_of(name, task, seed, options)
+    patches = {"tools.picture.draw": str, **EVERYTHING[name].patches}
     with tempfile.TemporaryDirectory() as folder:
         config.out = f"{folder}/run"
         with contextlib.redirect_stdout(io.StringIO()), patched(patches):
@@ -138,59 +109,50 @@ def one_run(name, task, seed, results, more, tune=False):
     return {"name": name, **result, "settings": settings_of(config)}, seconds
 
 
-def run_all(jobs, task, results, more, workers, tune=False):
+def run_all(jobs, task, results, options, workers):
     """Make the runs that have no result yet, `workers` at a time -> number of those that failed.
 
     Only this process writes: two runs that end at once cannot lose each other's line.
     """
-    todo = missing(jobs, task, results, more)
+    todo, failed = missing(jobs, task, results, options), 0
     print(f"{task}: {len(jobs)} runs, {len(jobs) - len(todo)} of them done", flush=True)
-    spawn, failed, finished = multiprocessing.get_context("spawn"), 0, 0
-    for _, part in itertools.groupby(todo, key=lambda job: group(job[0])):
-        # A process for every run: none can leave anything behind for the next.
-        with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
-            futures = {
-                pool.submit(one_run, name, task, seed, results, more, tune): (name, seed)
-                for name, seed in part
-            }
-            try:
-                for future in as_completed(futures):
-                    name, seed = futures[future]
-                    finished += 1
-                    try:
-                        run, seconds = future.result()
-                        keep(run, runs_file(task, results))
-                        words = f"trained in {seconds:.0f} s"
-                    except (UserError, OSError, FloatingPointError) as error:
-                        failed, words = failed + 1, f"error: {error}"
-                    print(f"{finished}/{len(todo)}  {name}, seed {seed}: {words}", flush=True)
-            except KeyboardInterrupt:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    spawn = multiprocessing.get_context("spawn")
+    # A process for every run: none can leave anything behind for the next.
+    with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
+        futures = {pool.submit(one_run, name, task, seed, options): f"{name}, seed {seed}"
+                   for name, seed in todo}  # fmt: skip
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                try:
+                    run, seconds = future.result()
+                    keep(run, runs_file(task, results))
+                    outcome = f"trained in {seconds:.0f} s"
+                except (UserError, OSError, FloatingPointError) as error:
+                    failed, outcome = failed + 1, f"error: {error}"
+                print(f"{number}/{len(todo)}  {futures[future]}: {outcome}", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return failed
 
 
 def main():
     argv = [*sys.argv[1:], "--"]
-    own, more = argv[: argv.index("--")], argv[argv.index("--") + 1 : -1]
+    own, options = argv[: argv.index("--")], argv[argv.index("--") + 1 : -1]
     parser = argparse.ArgumentParser(description="Compare methods over seeds.")
     parser.add_argument("--task", nargs="+", required=True, choices=TASKS)
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... (default 5)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
+    parser.add_argument("--first-seed", type=int, default=0, help="tuning has those from 100 up")
     parser.add_argument("--only", nargs="+", default=[], choices=EVERYTHING,
                         metavar="METHOD", help="of experiments/methods.py")  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--results", default=str(COMPARED), help="folder of the results")
-    parser.add_argument("--tune", action="store_true", help="try learning rates, on rows of train")
     args = parser.parse_args(own)
     failed = 0
     try:
         for task in args.task:
-            jobs, parts = plan(task, args.seeds, args.only), {args.results: more}
-            if args.tune:
-                jobs = [(name, TUNING_SEED) for name in args.only or TUNED]
-                parts = {f"{args.results}/tuning/{x:g}": [*more, f"--lr={x:g}"] for x in RATES}
-            for folder, options in parts.items():
-                failed += run_all(jobs, task, folder, options, args.workers, args.tune)
+            jobs = plan(task, range(args.first_seed, args.first_seed + args.seeds), args.only)
+            failed += run_all(jobs, task, args.results, options, args.workers)
     except BrokenExecutor as error:
         raise UserError(f"a run was killed: {error}") from None
     if Path(args.results).resolve() == COMPARED:

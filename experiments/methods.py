@@ -2,9 +2,11 @@
 
 A method is settings of train.py and, where no setting does it, the few lines that stand in for a
 function of train.py or leebert.py while it runs. So all methods share one training loop, one
-evaluation, and one budget.
+evaluation, and one number of updates.
 """
 
+import itertools
+import math
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
@@ -25,8 +27,6 @@ class Method(NamedTuple):
     words: str
     settings: dict = {}  # fields of train.Config
     patches: dict[str, Callable] = {}  # "module.function": what stands in for it
-    start: str = ""  # the method whose final loss weights, for the same seed, are the first here
-    times: float = 1  # factor on the epochs of the task
 
 
 @contextmanager
@@ -39,22 +39,78 @@ def patched(patches):
 
 
 # --------------------------------------------------------------------------------------------------
-# 1. Another step
+# 1. Methods whose steps are not all alike
+#
+# For step number `step` of `total` and M exits, each says whether the encoder moves, and gives the
+# weights w_ce (M,) and w_kd (M, M) of the terms of L. An exit that has no term does not move.
 
 
-def omega_stays(model, weights, optimizers, batches, hyper, optimize):
+def one_exit(step, total, M):
+    """Fine-tuning without early exits: the cross-entropy of the last exit."""
+    return True, torch.eye(M)[-1], torch.zeros(M, M)
+
+
+def deebert(step, total, M):
+    """DeeBERT (Xin et al., ACL 2020): encoder and last exit; then these stay, the others learn."""
+    if step < total // 2:
+        return one_exit(step, total, M)
+    return False, 1 - torch.eye(M)[-1], torch.zeros(M, M)
+
+
+def fastbert(step, total, M):
+    """FastBERT (Liu et al., ACL 2020): the same, but the others see no label, only the answers of
+    the last exit. Its code has the direction of KL that equation (2) has.
+    """
+    if step < total // 2:
+        return one_exit(step, total, M)
+    last = torch.eye(M)[-1]
+    return False, torch.zeros(M), torch.outer(1 - last, last)
+
+
+def berxit(step, total, M):
+    """BERxiT (Xin et al., EACL 2021): in turn the last exit's cross-entropy, and the sum of all."""
+    if step % 2 == 0:
+        return one_exit(step, total, M)
+    return True, torch.ones(M), torch.zeros(M, M)
+
+
+TRAIN, LEARNING_RATE = train.train, train.learning_rate
+
+
+def in_parts(part_of):
+    """part_of: one of the functions above -> what stands in for train.train."""
+
+    def train_in_parts(config, model, loss_weights, encoded, *args):
+        steps_per_epoch = math.ceil(len(encoded.labels) / config.batch_size)
+        total = max(1, round(config.epochs * steps_per_epoch))
+        numbers = itertools.count()
+
+        def step(model, loss_weights, optimizers, batches, hyper, optimize):
+            with batches.d1.input_ids.device:
+                encoder_moves, w_ce, w_kd = part_of(next(numbers), total, len(model.exits))
+            model.bert.requires_grad_(encoder_moves)
+            for classifier, has_term in zip(model.exits, w_ce + w_kd.sum(dim=1) > 0, strict=True):
+                classifier.requires_grad_(bool(has_term))
+            loss_weights.forward = lambda: (w_ce, w_kd)
+            return leebert.training_step(model, loss_weights, optimizers, batches, hyper, "fixed")
+
+        with patched({"train.training_step": step}):
+            return TRAIN(config, model, loss_weights, encoded, *args)
+
+    return train_in_parts
+
+
+def rate_of_each_half(step, total, config):
+    """The learning rate rises and falls twice, as in the two stages of DeeBERT and FastBERT."""
+    half = total // 2
+    if step < half:
+        return LEARNING_RATE(step, half, config)
+    return LEARNING_RATE(step - half, total - half, config)
+
+
+def omega_stays(model, loss_weights, optimizers, batches, hyper, optimize):
     """A step of cross without the hypergradient: same d1, same batches, but Omega stays."""
-    return leebert.training_step(model, weights, optimizers, batches, hyper, "fixed")
-
-
-def own_batch_judges(model, weights, optimizers, batches, hyper, optimize):
-    """The judge's examples of D1 are rows of the step's own batch, evenly spaced."""
-    d1, d2, d1_judge = batches
-    if d1_judge is not None:
-        B, n = len(d1.labels), len(d1_judge.labels)
-        own = type(d1)(*(x[torch.arange(n) * B // n] for x in d1))
-        batches = leebert.Batches(d1, d2, own)
-    return leebert.training_step(model, weights, optimizers, batches, hyper, optimize)
+    return leebert.training_step(model, loss_weights, optimizers, batches, hyper, "fixed")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -65,7 +121,7 @@ def jensen_shannon(logits, teacher_logits, temperature=1.0):
     """KD_{m<-t} = tau^2 mean( KL(p_t || r) / 2 + KL(p_m || r) / 2 ),  r = (p_t + p_m) / 2."""
     m = F.log_softmax(logits / temperature, dim=-1)[:, None]  # (M, 1, B, C)
     t = F.log_softmax(teacher_logits.detach() / temperature, dim=-1)[None]  # (1, M, B, C)
-    r = torch.logaddexp(m, t) - torch.log(torch.tensor(2.0))  # (M, M, B, C)
+    r = torch.logaddexp(m, t) - math.log(2)  # (M, M, B, C)
     divergence = (t.exp() * (t - r) + m.exp() * (m - r)).sum(dim=-1) / 2  # (M, M, B)
     return temperature**2 * divergence.mean(dim=-1)  # (M, M)
 
@@ -74,18 +130,6 @@ def squared_error(logits, teacher_logits, temperature=1.0):
     """KD_{m<-t} = mean( (z_m - z_t)^2 ) over examples and classes."""
     difference = logits[:, None] - teacher_logits.detach()[None]  # (M, M, B, C)
     return (difference**2).mean(dim=(-1, -2))  # (M, M)
-
-
-def attached(logits, teacher_logits, temperature=1.0):
-    """leebert.distillation, but the gradient reaches the teacher too."""
-    student = F.log_softmax(logits / temperature, dim=-1)[:, None]  # (M, 1, B, C)
-    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)[None]  # (1, M, B, C)
-    kl = (teacher.exp() * (teacher - student)).sum(dim=-1)  # (M, M, B)
-    return temperature**2 * kl.mean(dim=-1)  # (M, M)
-
-
-# --------------------------------------------------------------------------------------------------
-# 3. Other loss weights
 
 
 def softmax_weights(self):
@@ -99,86 +143,49 @@ def softmax_weights(self):
     return w[: len(self.ce)], w[len(self.ce) :].view_as(self.kd)
 
 
-def starting_at(ce, kd):
-    """-> what stands in for LossWeights, so that Omega gives these weights at first."""
-
-    @torch.no_grad()
-    def loss_weights(M, teachers):
-        weights = leebert.LossWeights(M, teachers)
-        weights.ce.copy_(torch.logit(torch.tensor(ce) / 2))
-        gate = torch.tensor(kd) / weights.share / 2  # 0 / 0 where t does not teach m
-        weights.kd.copy_(torch.logit(gate).nan_to_num())
-        return weights
-
-    return loss_weights
-
-
 # --------------------------------------------------------------------------------------------------
-# 4. The lists
+# 3. The lists
 
 UNIFORM = {"weights": "uniform"}
 PLAIN = {"teachers": "none", **UNIFORM}
+LAST = {"teachers": "last", **UNIFORM}
+HALVES = {"train.learning_rate": rate_of_each_half}
 STAYS = {"train.training_step": omega_stays}
-
-# Two budgets: as many updates as cross makes, or as much time as it takes. A plain step is 3 passes
-# through the network, one that also updates the loss weights 8, and that is one step in EVERY.
-# Time is counted and not measured, so that a run can be repeated.
-EVERY = train.Config().omega_every
-LONG = (8 + 3 * (EVERY - 1)) / (3 * EVERY)
-
-# Lengths of the look-ahead; cross itself has the learning rate, 2e-3 on the built-in task.
-STEP_SIZES = ("2e-5", "2e-4", "2e-2")
+SOFTMAX = {"leebert.LossWeights.forward": softmax_weights}
 
 METHODS = {
+    "one-exit": Method("one exit, the last", PLAIN, {"train.train": in_parts(one_exit)}),
     "plain": Method("no teachers, uniform", PLAIN),
     "pabee": Method("no teachers, weights by depth (PABEE)", {**PLAIN, "weights": "depth"}),
-    "last": Method("the last exit teaches, uniform", {"teachers": "last", **UNIFORM}),
+    "deebert": Method("DeeBERT", PLAIN, {"train.train": in_parts(deebert), **HALVES}),
+    "fastbert": Method("FastBERT", LAST, {"train.train": in_parts(fastbert), **HALVES}),
+    "berxit": Method("BERxiT", PLAIN, {"train.train": in_parts(berxit)}),
+    "last": Method("the last exit teaches, uniform", LAST),
     "all-uniform": Method("all exits teach, uniform", UNIFORM),
+    "all-uniform-d1": Method("all exits teach, uniform, without d2", {}, STAYS),
     "single": Method("all teach, weights learned: single", {"optimize": "single"}),
     "bilevel": Method("all teach, weights learned: bilevel", {"optimize": "bilevel"}),
     "cross": Method("all teach, weights learned: cross"),
-    "plain-long": Method("no teachers, uniform, in the time of cross", PLAIN, times=LONG),
-    "all-uniform-long": Method(
-        "all exits teach, uniform, in the time of cross", UNIFORM, times=LONG
-    ),
-    "all-uniform-d1": Method("all exits teach, uniform, without d2", {}, STAYS),
-    "frozen-d1": Method(
-        "all teach, final weights of cross from the start, without d2", {}, STAYS, start="cross"
-    ),
+    "later": Method("later exits teach, weights learned: cross", {"teachers": "later"}),
 }
 
+# Against cross, one change at a time; lambda = 0 is bilevel. Cross itself updates the weights every
+# 8 steps, and on toy looks 2e-3 ahead, its learning rate.
 SEEDS_OF_CHOICES = 5
-
-# Against cross, one change at a time. (lambda = 0 is bilevel.)
 CHOICES = {
     "lam-0.3": Method("lambda 0.3", {"lam": 0.3}),
     "lam-3": Method("lambda 3", {"lam": 3.0}),
-    "own-batch": Method(
-        "judge's d1 examples from the step's own batch",
-        {},
-        {"train.training_step": own_batch_judges},
-    ),
     "d2-fraction-0.5": Method("d2 is half of train, not a fifth", {"d2_fraction": 0.5}),
-    "no-redraw": Method("twice the epochs", times=2),
-    "redraw": Method("... with d1 and d2 cut again in each of them", {"redraw": True}, times=2),
-    "later": Method("only later exits teach", {"teachers": "later"}),
-    "attached": Method("teachers not detached", {}, {"leebert.distillation": attached}),
     "temperature-2": Method("temperature 2", {"temperature": 2.0}),
     "temperature-4": Method("temperature 4", {"temperature": 4.0}),
     "jsd": Method("Jensen-Shannon, not KL", {}, {"leebert.distillation": jensen_shannon}),
     "mse": Method("squared error of logits, not KL", {}, {"leebert.distillation": squared_error}),
-    "softmax": Method(
-        "softmax over all terms, not sigmoids", {}, {"leebert.LossWeights.forward": softmax_weights}
-    ),
-    "omega-lr-0.005": Method("learning rate of the weights 0.005", {"omega_lr": 0.005}),
-    "omega-lr-0.1": Method("learning rate of the weights 0.1", {"omega_lr": 0.1}),
-    **{
-        f"step-size-{xi}": Method(f"look-ahead of length {xi}", {"step_size": float(xi)})
-        for xi in STEP_SIZES
-    },
-    **{
-        f"omega-every-{n}": Method(f"weights updated every {n} steps", {"omega_every": n})
-        for n in (1, 2, 4, 8)
-        if n != EVERY
-    },
+    "softmax": Method("softmax over all terms, not sigmoids", {}, SOFTMAX),
+    "step-size-2e-5": Method("look-ahead of length 2e-5", {"step_size": 2e-5}),
+    "step-size-2e-4": Method("look-ahead of length 2e-4", {"step_size": 2e-4}),
+    "step-size-2e-2": Method("look-ahead of length 2e-2", {"step_size": 2e-2}),
+    "omega-every-1": Method("weights updated every step", {"omega_every": 1}),
+    "omega-every-2": Method("weights updated every 2 steps", {"omega_every": 2}),
+    "omega-every-4": Method("weights updated every 4 steps", {"omega_every": 4}),
 }
+EVERYTHING = {**METHODS, **CHOICES}

@@ -3,7 +3,7 @@
     python tests/measure_exercises.py        # runs that are missing, then the tables of the pages
 
 The runs are lines of results/compare/exercises.jsonl; some exercises are a method or a choice of
-experiments/compare.py too, and have its runs. It is here because it needs the solutions.
+experiments/methods.py too, and have its runs. It is here because it needs the solutions.
 """
 
 import os
@@ -28,10 +28,11 @@ from exercises import check  # noqa: E402
 
 SEEDS = (0, 1, 2)
 RESULTS = evidence.runs_file("exercises")
-CODE = ("bert.py", "leebert.py", "data.py", "train.py", "support")
+CODE = ("bert.py", "leebert.py", "data.py", "train.py", "support", "tools")
 SMALL = ["--train-examples=2000", "--epochs=12"]
 RUNS = {  # name: exercise, options of train.py, further edits of train.py
     "pcee": (2, [], [('"confidence": [', '"pcee": [1, 2, 3, 4, 5, 6],\n    "confidence": [')]),
+    "attached": (4, [], []),
     "ensemble": (5, [], []),
     "softmax-single": (6, ["--optimize=single"], []),
     "shared": (7, [], [("TOY_BERT = dict(\n", "TOY_BERT = dict(\n    share_layers=True,")]),
@@ -99,8 +100,15 @@ WEIGHTS = {  # 1 at the uniform sum
     "of teacher 6": lambda run: np.sum(run["weights"]["kd"], axis=0)[-1],
 }
 PCEE = {"pcee, 2x": partial(evidence.at_speedup, rule="pcee", speedup=2)}
-EXITS = evidence.NUMBERS
-EARLY = {name: EXITS[name] for name in EXITS if "2x" in name}
+EXITS = {
+    "first exit": evidence.first_exit,
+    "second exit": lambda run: evidence.exits_of(run)[1],
+    "mean over exits": evidence.over_exits,
+    "last exit": evidence.last_exit,
+}
+EARLY = {f"{rule}, 2x": partial(evidence.at_speedup, rule=rule, speedup=2)
+         for rule in ("patience", "confidence")}  # fmt: skip
+EXITS |= EARLY
 COLUMNS = {2: EARLY | PCEE, 5: EARLY, 7: EXITS}  # others: exits and weights
 
 
