@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
+import methods  # noqa: E402
 import tables  # noqa: E402
 import torch  # noqa: E402
 from evidence import COMPARED, NOT_SETTINGS, all_runs, keep, read, runs_file  # noqa: E402
@@ -46,6 +47,7 @@ TASKS = {
     "cola": {**MINILM, "epochs": 3},
     "rte": {**MINILM, "epochs": 5},
 }
+PATCHES = {"sst2": {"train.make_batches": methods.batches_by_sentence}}  # in every method
 TASKS_OF_CHOICES = ("toy",)
 # What was better for one method, by results/compare/tuning. Seeds that tune, from 100 up, report
 # nothing.
@@ -98,7 +100,7 @@ def one_run(name, task, seed, options):
     torch.set_num_threads(1)
     keep_freed_memory()
     config = config_of(name, task, seed, options)
-    patches = {"tools.picture.draw": str, **EVERYTHING[name].patches}
+    patches = {"tools.picture.draw": str, **PATCHES.get(task, {}), **EVERYTHING[name].patches}
     with tempfile.TemporaryDirectory() as folder:
         config.out = f"{folder}/run"
         with contextlib.redirect_stdout(io.StringIO()), patched(patches):

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from conftest import random_batch, tiny_model
 
+import data
 import leebert
 import train
 
@@ -143,6 +144,39 @@ def test_softmax_weights_begin_uniform_and_keep_their_sum():
     ce = weights.ce.detach()
     assert (w_ce[1] / w_ce[0]).item() == pytest.approx((ce[1] - ce[0]).exp().item())
     assert w_kd.tril().abs().sum() == 0
+
+
+def test_rows_that_contain_one_another_stay_on_one_side(monkeypatch):
+    """0, 1 and 2 are joined by 1, and 4 and 5 are the same; four tokens in common join nobody."""
+    texts = "1234567 23456 923456 1234 67890 67890 81234".split()
+    rows = [tuple(map(int, text)) for text in texts]
+    family = methods.families(rows)
+    assert [list(family).index(x) for x in family] == [0, 0, 0, 3, 4, 4, 6]
+    labels = np.zeros(7, dtype=int)
+
+    def cut(config, encoded, step, device):
+        yield data.split_train(labels, 0.5, np.random.default_rng(config))
+
+    monkeypatch.setattr(methods, "MAKE_BATCHES", cut)
+    encoded, sides = SimpleNamespace(input_ids=[[101, *row, 102] for row in rows]), set()
+    for seed in range(20):
+        d1, d2 = next(methods.batches_by_sentence(seed, encoded, 0, "cpu"))
+        assert not set(family[d1]) & set(family[d2]) and sorted([*d1, *d2]) == list(range(7))
+        assert len(d2) <= 3.5
+        sides.add(tuple(d2))
+    assert len(sides) > 3
+
+
+def test_families_are_all_that_hangs_together_by_steps_of_containment():
+    """Against squaring the matrix of "contains", on 300 random words of 1 to 9 letters."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abc"), rng.integers(1, 10))) for _ in range(300)]
+    joined = np.array([[len(b) >= 5 and b in a or a is b for b in words] for a in words])
+    joined = joined | joined.T
+    for _ in range(9):
+        joined = joined @ joined
+    family = methods.families(words)
+    assert np.array_equal(family[:, None] == family, joined) and len(set(family)) < 280
 
 
 @pytest.mark.slow
