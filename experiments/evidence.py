@@ -243,8 +243,9 @@ def exits_table(task, folder=COMPARED):
         devices |= {run["device"] for run in runs}
     options = "10 --workers 2" if task == "toy" else "5 -- --data-dir GLUE --device cuda"
     return (
-        f"{table(head, rows)}\n\nAlways the most frequent class: {constant:.1f}. On "
-        f"{', '.join(devices)}. `python experiments/compare.py --task {task} --seeds {options}`"
+        f"{table(head, rows)}\n\nAlways the most frequent class: {constant:.1f}. "
+        f"On {', '.join(sorted(devices))}. "
+        f"`python experiments/compare.py --task {task} --seeds {options}`"
     )
 
 
@@ -295,10 +296,8 @@ def leaving_table(task, folder=COMPARED):
         at = [spread([at_speedup(run, rule, s) for run in runs]) for s in SPEEDUPS]
         over = [interval([over_mix(run, rule, s) for run in runs]) for s in SPEEDUPS]
         rows.append([METHODS[name].words, rule, len(runs), *at, *over])
-    speedups = [f"{s:g}x" for s in SPEEDUPS]
-    return counted(
-        table([task, "rule", "n", *speedups, *(f"over the mix, {s}" for s in speedups)], rows)
-    )
+    head = [f"{s:g}x" for s in SPEEDUPS] + [f"over the mix, {s:g}x" for s in SPEEDUPS]
+    return counted(table([task, "rule", "n", *head], rows))
 
 
 def choices_table(task, folder=COMPARED):
@@ -319,9 +318,8 @@ def headline_table(folder=COMPARED):
         cells = [spread(list(map(number, runs))) for number in (first_exit, last_exit)]
         gain = interval(paired(load("toy", "plain", folder), runs, over_exits))
         rows.append([METHODS[name].words, *cells, gain if name != "plain" else "-"])
-    return table(
-        ["trained as; accuracy on dev", "first exit", "last exit", "all, against row 1"], rows
-    )
+    head = ["trained as; accuracy on dev", "first exit", "last exit", "all, against row 1"]
+    return table(head, rows)
 
 
 TABLES = {

@@ -151,8 +151,8 @@ def softmax_weights(self):
 # Rows of SST-2's train are phrases of the same sentences, so a random d2 is not held out.
 
 MAKE_BATCHES = train.make_batches
-# In tokens. Shorter phrases stand in sentences that have nothing else in common: with 3, more than a
-# quarter of all rows would hang together, with 5 no more than 75.
+# In tokens. Shorter phrases stand in sentences that have nothing else in common: with 3, more than
+# a quarter of all rows would hang together; with 5, no more than 75.
 SHORTEST = 5
 
 

@@ -100,15 +100,14 @@ WEIGHTS = {  # 1 at the uniform sum
     "of teacher 6": lambda run: np.sum(run["weights"]["kd"], axis=0)[-1],
 }
 PCEE = {"pcee, 2x": partial(evidence.at_speedup, rule="pcee", speedup=2)}
+EARLY = {name: evidence.NUMBERS[name] for name in ("patience, 2x", "confidence, 2x")}
 EXITS = {
     "first exit": evidence.first_exit,
     "second exit": lambda run: evidence.exits_of(run)[1],
     "mean over exits": evidence.over_exits,
     "last exit": evidence.last_exit,
+    **EARLY,
 }
-EARLY = {f"{rule}, 2x": partial(evidence.at_speedup, rule=rule, speedup=2)
-         for rule in ("patience", "confidence")}  # fmt: skip
-EXITS |= EARLY
 COLUMNS = {2: EARLY | PCEE, 5: EARLY, 7: EXITS}  # others: exits and weights
 
 
