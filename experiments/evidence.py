@@ -300,33 +300,22 @@ def leaving_table(task, folder=COMPARED):
     return counted(table([task, "rule", "n", *head], rows))
 
 
-def choices_table(task, folder=COMPARED):
-    """One change at a time, against cross; lambda = 0 is bilevel."""
-    rows, base = [], load(task, "cross", folder)
-    for name, runs in listed(task, folder, ("cross", "bilevel", "later", *CHOICES)).items():
+def against_table(task, base, names, folder=COMPARED):
+    """Methods or choices, each against one of them."""
+    rows, runs_of_base = [], load(task, base, folder)
+    for name, runs in listed(task, folder, names).items():
         cells = [spread(list(map(number, runs))) for number in (first_exit, over_exits, last_exit)]
-        changed = gains(base, runs, ("mean over exits", "F"))
+        changed = gains(runs_of_base, runs, ("mean over exits", "F")) if name != base else "--"
         rows.append([EVERYTHING[name].words, len(runs), *cells, *changed])
-    return counted(table(["changed, one at a time", "n", "first exit", "mean over exits",
-                          "last exit", "mean: difference", "F: difference"], rows))  # fmt: skip
-
-
-def headline_table(folder=COMPARED):
-    """For the README: the built-in task."""
-    rows = []
-    for name, runs in listed("toy", folder, HEADLINE).items():
-        cells = [spread(list(map(number, runs))) for number in (first_exit, last_exit)]
-        gain = interval(paired(load("toy", "plain", folder), runs, over_exits))
-        rows.append([METHODS[name].words, *cells, gain if name != "plain" else "-"])
-    head = ["trained as; accuracy on dev", "first exit", "last exit", "all, against row 1"]
-    return table(head, rows)
+    return counted(table([f"{task}, trained as", "n", "first exit", "mean over exits", "last exit",
+                          "mean: difference", "F: difference"], rows))  # fmt: skip
 
 
 TABLES = {
-    "compared": headline_table,
+    "compared": partial(against_table, "toy", "plain", HEADLINE),
     "tuning": tuning_table,
     "weights": weights_table,
-    "choices": partial(choices_table, "toy"),
+    "choices": partial(against_table, "toy", "cross", ("cross", "bilevel", "later", *CHOICES)),
     **{f"exits-{task}": partial(exits_table, task) for task in TASKS},
     **{f"leaving-{task}": partial(leaving_table, task) for task in TASKS},
     **{f"differences-{number}": partial(differences_table, number) for number in QUESTIONS},
