@@ -1,15 +1,14 @@
 """Speed and memory, as ratios measured in one run, each against a rival on the same work.
 
-    python experiments/benchmark.py                             # all; writes results/benchmark.json
-    python experiments/benchmark.py step growth                 # these; the file keeps the others
-    python experiments/benchmark.py --glue GLUE --run RUN_DIR   # for exit: a trained sst2 run
+    python experiments/benchmark.py                   # all; writes results/benchmark.json
+    python experiments/benchmark.py step encoder      # these; the file keeps the others
+    python experiments/benchmark.py gpu exit-gpu      # what needs a CUDA GPU: some minutes
 
     step      a complete training step in each form against a plain one; higher and torchopt too
     gpu       the same on a CUDA GPU, BERT-base, in float32 and in TF32
-    sizes     peak memory and seconds of BERT-base at the batches of a real run
-    growth    a step against the number of exits and the length of the input
     encoder   bert.py against transformers
-    exit      seconds saved by leaving early against layers saved
+    exit      seconds saved by leaving early against layers saved; random weights
+    exit-gpu  the same on a CUDA GPU
 
 All rivals take turns, so that a slow moment of the machine affects all alike. Before a rival is
 timed its result is compared with ours: a fast wrong answer does not count. Memory is what Linux
@@ -38,18 +37,11 @@ sys.path.insert(0, str(ROOT))
 
 import leebert  # noqa: E402
 import train  # noqa: E402
-from bert import Bert, BertConfig, load_bert  # noqa: E402
-from data import (  # noqa: E402
-    Batch,
-    dev_batches,
-    encode,
-    load_task,
-    load_tokenizer,  # noqa: E402
-)
+from bert import Bert, BertConfig, load_bert, our_name  # noqa: E402
+from data import Batch  # noqa: E402
 from support.downloads import find_model  # noqa: E402
 from support.errors import command  # noqa: E402
 from support.runs import keep_freed_memory, write_json  # noqa: E402
-from tools.ask import load_run  # noqa: E402
 
 MINILM = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 # name: configuration, examples, tokens, repetitions
@@ -180,7 +172,6 @@ STEPS = {
     "cross, unrolled": lambda state: our_step(state, "cross"),
     **{f"bilevel by {name}": lambda state, name=name: peer_step(state, name) for name in INSTALLED},
 }
-PAIR = "plain (uniform weights)", "bilevel, unrolled"
 
 
 def errors(config, B, T, device="cpu"):
@@ -223,11 +214,11 @@ def steps_of(config, B, T, repetitions, device="cpu"):
             step(name)
             row["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
         else:
-            row["peak_mb"] = alone(config, B, T, name)["peak_mb"]
+            row["peak_mb"] = alone(config, B, T, name)
     return rows
 
 
-def part_step(_):
+def part_step():
     sizes = {}
     for size, (config, B, T, repetitions) in SIZES.items():
         print(f"one step, {size}, {B} x {T} tokens; against a plain step; then each alone")
@@ -235,7 +226,7 @@ def part_step(_):
     return sizes
 
 
-def part_gpu(_):
+def part_gpu():
     """-> None without a GPU."""
     if not torch.cuda.is_available():
         print("gpu: needs a CUDA GPU")
@@ -249,56 +240,29 @@ def part_gpu(_):
 
 
 def two_steps(config, B, T, name):
-    """-> peak memory of this process in MB, seconds of the second step."""
+    """-> peak memory of this process in MB."""
     keep_freed_memory()
     state = problem(config, B, T)
     for _ in range(2):
-        start = time.perf_counter()
         STEPS[name](state)
-        seconds = time.perf_counter() - start
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     kibibytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return {"peak_mb": kibibytes * 1024 / 1e6, "seconds": seconds}
+    return kibibytes * 1024 / 1e6
 
 
 def alone(*case):
     """two_steps in a process that does nothing else."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(two_steps, *case).result()
-    print(f"  {case[3]:<34}{found['peak_mb']:7.0f} MB {found['seconds']:7.2f} s", flush=True)
-    return found
-
-
-def part_sizes(_):
-    """BERT-base: peak memory of a process that makes two steps, and the second one's seconds."""
-    sizes = {}
-    for B, T in ((16, 128), (32, 128)):
-        print(f"BERT-base, {B} x {T} tokens")
-        forms = (*PAIR, "bilevel, jvp")
-        sizes[f"{B} x {T}"] = {name: alone({}, B, T, name) for name in forms}
-    return sizes
-
-
-def part_growth(_):
-    """H 256: a step of bilevel by number of exits, at 64 tokens, and by length, with 6 exits."""
-    cases = {}
-    for M, T in ((3, 64), (6, 64), (12, 64), (6, 32), (6, 128), (6, 256)):
-        print(f"{M} exits, {M * M} terms, 8 x {T} tokens")
-        config = dict(hidden_size=256, num_attention_heads=4, intermediate_size=1024)
-        config |= dict(vocab_size=1000, num_hidden_layers=M)
-        state = problem(config, 8, T)
-        rivals = {name: lambda name=name, state=state: STEPS[name](state) for name in PAIR}
-        rows = cases[f"{M} exits, {T} tokens"] = take_turns(rivals, 7)
-        for name in PAIR:
-            rows[name]["peak_mb"] = alone(config, 8, T, name)["peak_mb"]
-    return cases
+        peak_mb = pool.submit(two_steps, *case).result()
+    print(f"  {case[3]:<34}{peak_mb:7.0f} MB", flush=True)
+    return peak_mb
 
 
 # --------------------------------------------------------------------------------------------------
 # 3. The encoder, and leaving early
 
 
-def part_encoder(_):
+def part_encoder():
     """Last states of MiniLM, forward, and forward and backward; some padding."""
     from transformers import BertModel
 
@@ -334,39 +298,80 @@ def part_encoder(_):
     return cases
 
 
-def part_exit(options):
-    """sst2's dev set with a trained model, in batches of 32; and one by one, every eighth example.
+# name: configuration, exits, repetitions in batches of 32 on a CPU
+EXITS = {"BERT-base": ({}, (3, 6, 9, 12), 3), "MiniLM": (MINILM, (2, 3, 4, 6), 9)}
+BATCHES = {"cpu": (1, 32), "cuda": (1, 32, 256)}
 
-    -> None without the run or the data.
+
+def equal_shares(history, M):
+    """A rule by which equally many examples leave at each of M exits."""
+    B, exits_left = history.shape[1], M - len(history) + 1
+    return torch.arange(B, device=history.device) < B / exits_left
+
+
+leebert.RULES["shares"] = equal_shares
+
+
+def part_exit(device):
+    """Random weights, 128 tokens: who leaves where is decided, and only the clock is asked.
+
+    -> None without the device.
     """
-    try:
-        model, _, run = load_run(options.run)
-        dev = load_task("sst2", options.glue).dev
-    except (OSError, ValueError) as error:
-        print(f"exit: {error}; --run names a run of train.py on sst2, --glue GLUE's folder")
+    if device == "cuda" and not torch.cuda.is_available():
+        print("exit-gpu: needs a CUDA GPU")
         return None
-    tokenizer, rows = load_tokenizer(find_model(run["model"]), model.bert.config.vocab_size), {}
-    for size, examples in ((32, dev), (1, dev[::8])):
-        encoded = encode(tokenizer, examples, run["max_length"])
-        batches = [batch for _, batch in dev_batches(encoded, size, torch.device("cpu"))]
+    models = {}
+    for name, (config, exits, repetitions) in EXITS.items():
+        models[name] = {}
+        for B in BATCHES[device]:
+            print(f"{name}, batches of {B} x 128 tokens on {device}")
+            few = device == "cpu" and B > 1
+            rows = exits_of(config, exits, B, device, repetitions if few else 15)
+            models[name][f"batches of {B}"] = rows
+    return models
 
-        def full(batches=batches):
-            for batch in batches:
-                train.full_depth(model, batch)
 
-        def early(how, batches=batches):
-            return torch.cat([leebert.early_exit(model, batch, *how)[1] for batch in batches])
+def transformers_encoder(bert, ids):
+    """transformers' BERT with the same weights, compared with ours -> function of no arguments."""
+    from transformers import BertConfig as PeerConfig
+    from transformers import BertModel
 
-        for how in (("patience", 3), ("entropy", 0.8), ("confidence", 0.6)):
-            speedup = len(model.exits) / early(how).double().mean().item()
-            print(f"{how[0]} {how[1]}, batches of {size}: {speedup:.2f}x in layers")
-            times = take_turns({"early": lambda how=how, early=early: early(how), "full": full}, 3)
-            rows[f"{how[0]} {how[1]}, batches of {size}"] = {
-                "speedup_layers": speedup,
-                "speedup_wall": times["full"]["ratio"],
-                "quartiles": times["full"]["quartiles"],
-            }
-    return rows
+    peer = BertModel(PeerConfig(**vars(bert.config)), add_pooling_layer=False)
+    weights = bert.state_dict()
+    peer.load_state_dict({name: weights[our_name(name)] for name in peer.state_dict()})
+    peer.eval().to(ids.device)
+    torch.set_float32_matmul_precision("highest")
+    assert (peer(ids).last_hidden_state - bert(ids)[-1]).abs().max() < 1e-3
+    return lambda: peer(ids).last_hidden_state[:, 0].cpu()
+
+
+@torch.inference_mode()
+def exits_of(config, exits, B, device, repetitions):
+    """-> name -> row, with the mean exit; the reference is all layers and the last exit.
+
+    Peers: transformers, where installed, at full depth; and examples one by one, which is all that
+    the code of DeeBERT and PABEE offers.
+    """
+    model, _, _, batch, _ = problem(config, B, 128, device=device)
+    M, mean_exit = len(model.eval().exits), {}
+
+    def leave(name, batches, rule, threshold):
+        """Reading the mean exit waits for a GPU."""
+        layers = [leebert.early_exit(model, part, rule, threshold)[1] for part in batches]
+        mean_exit[name] = torch.cat(layers).double().mean().item()
+
+    cases = [(f"all at exit {k}", [batch], "always", k) for k in exits]
+    if B > 1:
+        ones = [Batch(*(x[i : i + 1] for x in batch)) for i in range(B)]
+        cases.append(("an equal share at each exit", [batch], "shares", M))
+        cases.append((f"one by one, at exit {M // 2}", ones, "always", M // 2))
+    rivals = {"full depth": lambda: train.full_depth(model, batch).cpu()}
+    if importlib.util.find_spec("transformers"):
+        rivals["transformers, full depth"] = transformers_encoder(model.bert, batch.input_ids)
+    rivals |= {case[0]: partial(leave, *case) for case in cases}
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in train.py
+    rows = take_turns(rivals, repetitions)
+    return {name: row | {"mean_exit": mean_exit.get(name, M)} for name, row in rows.items()}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -374,11 +379,10 @@ def part_exit(options):
 
 PARTS = {
     "step": part_step,
-    "sizes": part_sizes,
     "gpu": part_gpu,
-    "growth": part_growth,
     "encoder": part_encoder,
-    "exit": part_exit,
+    "exit": partial(part_exit, "cpu"),
+    "exit-gpu": partial(part_exit, "cuda"),
 }
 
 
@@ -395,8 +399,6 @@ def machine():
 def main():
     parser = argparse.ArgumentParser(description="Speed and memory against peers.")
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default all")
-    parser.add_argument("--glue", default="data", help="folder with GLUE's folders")
-    parser.add_argument("--run", default="runs/sst2-all-cross-s0", help="a trained run on sst2")
     options = parser.parse_args()
     if unknown := set(options.parts) - PARTS.keys():
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
@@ -404,7 +406,7 @@ def main():
     path = ROOT / "results" / "benchmark.json"
     result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in options.parts or PARTS:
-        if figures := PARTS[name](options):
+        if figures := PARTS[name]():
             result[name] = {"machine": machine(), "figures": figures}
             write_json(result, path)
     print(f"written to {os.path.relpath(path)}")

@@ -68,7 +68,7 @@ def step_size_table():
 # --------------------------------------------------------------------------------------------------
 # 2. The benchmark
 
-PLAIN, OURS = "plain (uniform weights)", "bilevel, unrolled"
+PLAIN = "plain (uniform weights)"
 
 
 def benchmark():
@@ -77,6 +77,12 @@ def benchmark():
 
 def measured(part):
     return benchmark()[part]["figures"]
+
+
+def where(machine):
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    place = machine.get("gpu") or f"{threads} of an {machine['cpu']} CPU"
+    return f"{place}, torch {machine['torch']}."
 
 
 def step_table(part):
@@ -96,9 +102,8 @@ def step_table(part):
         f"{name}: {1000 * case[PLAIN]['seconds']:.0f} ms, {case[PLAIN]['peak_mb'] / 1000:.1f} GB"
         for name, case in cases.items()
     )
-    where = one.get("gpu") or f"{one['threads']} threads of an {one['cpu']} CPU"
     text = table(["step", *cases, "error of the hypergradient"], rows)
-    return f"{text}\n\nA plain step: {words}. {where}, torch {one['torch']}."
+    return f"{text}\n\nA plain step: {words}. {where(one)}"
 
 
 def every_table():
@@ -114,25 +119,6 @@ def every_table():
     return table(["n", "step of cross", "toy, last exit", "mean weight of a cross-entropy"], rows)
 
 
-def sizes_table():
-    sizes = measured("sizes")
-    words = {PLAIN: "plain", OURS: "`unrolled`, the default", "bilevel, jvp": "`jvp`"}
-    rows = []
-    for name, word in words.items():
-        found = [case[name] for case in sizes.values()]
-        rows.append([word, *(f"{x['peak_mb'] / 1000:.1f} GB, {x['seconds']:.0f} s" for x in found)])
-    return table(["BERT-base, examples x tokens", *sizes], rows)
-
-
-def growth_table():
-    rows = []
-    for name, case in measured("growth").items():
-        plain, ours = case[PLAIN], case[OURS]
-        cells = [f"{1000 * x['seconds']:.0f} ms, {x['peak_mb']:.0f} MB" for x in (plain, ours)]
-        rows.append([name, *cells, f"{ours['ratio']:.2f}"])
-    return table(["bilevel step at H = 256", "plain", "bilevel", "ratio"], rows)
-
-
 def encoder_table():
     peers = ("transformers, eager", "transformers, sdpa")
     rows = []
@@ -144,10 +130,22 @@ def encoder_table():
     return table(["MiniLM", "ours", *peers], rows)
 
 
-def exit_table():
-    rows = [[name, f"{row['speedup_layers']:.2f}x", f"{row['speedup_wall']:.2f}x"]
-            for name, row in measured("exit").items()]  # fmt: skip
-    return table(["SST-2 dev", "layers", "time"], rows)
+def exit_table(part):
+    """A row a way to leave: the speed-up in layers, and in time by size of the batch."""
+    if part not in benchmark():
+        return f"Not measured yet: `python experiments/benchmark.py {part}`."
+    texts = []
+    for model, cases in measured(part).items():
+        rows, last = [], list(cases.values())[-1]  # the largest batch; a batch of 1 has fewer rows
+        for name in last:
+            found = [case.get(name) for case in cases.values()]
+            times = (f"{1 / x['ratio']:.2f}x" if x else "" for x in found)
+            if name == "full depth":
+                times = (f"{1000 * x['seconds']:.0f} ms" for x in found)
+            layers = last["full depth"]["mean_exit"] / last[name]["mean_exit"]
+            rows.append([name, f"{layers:.2f}x", *times])
+        texts.append(table([model, "layers", *cases], rows))
+    return "\n\n".join([*texts, where(benchmark()[part]["machine"])])
 
 
 TABLES = {
@@ -156,11 +154,10 @@ TABLES = {
     "step-size": step_size_table,
     "step": partial(step_table, "step"),
     "every": every_table,
-    "sizes": sizes_table,
     "gpu": partial(step_table, "gpu"),
-    "growth": growth_table,
     "encoder": encoder_table,
-    "exit": exit_table,
+    "exit": partial(exit_table, "exit"),
+    "exit-gpu": partial(exit_table, "exit-gpu"),
     **evidence.TABLES,
 }
 
