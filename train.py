@@ -132,7 +132,15 @@ def prepare(config):
     if not 8 <= config.max_length <= longest:
         raise UserError(f"--max-length must lie between 8 and {longest}, the model's positions")
     task.train = data.subset(task.train, config.train_examples)
-    return task, tokenizer, MultiExitBert(bert, task.num_classes, config.pool)
+    model = MultiExitBert(bert, task.num_classes, config.pool)
+    if task.num_classes == 1:
+        # A regression starts at the mean of train's scores [ours]. With biases of 0, as in BERT,
+        # every exit first asks the encoder to raise all answers alike, each along its own matrix,
+        # and in those first steps the encoder loses what tells one example from another.
+        mean = float(np.mean([example.label for example in task.train]))
+        for linear in model.exits:
+            torch.nn.init.constant_(linear.bias, mean)
+    return task, tokenizer, model
 
 
 def make_optimizers(model, loss_weights, config, updates):

@@ -19,6 +19,7 @@ from conftest import ROOT, flags, options, read_log, tiny_model, without_clocks,
 from torch.nn.functional import cross_entropy
 
 import data
+import leebert
 import train
 from data import encode, load_task
 from leebert import RULES, Hyper, LossWeights, answers
@@ -167,6 +168,28 @@ def test_a_regression_from_file_to_sentence(workplace, tmp_path, call):
     done = call(data.main, "--task", "stsb", "--data-dir", workplace)
     mean = np.mean([e.label for e in load_task("stsb", workplace).train])
     assert f"labels: mean score {mean:.2f}" in done.stdout, done.stderr
+
+
+def test_six_exits_learn_a_regression_that_one_exit_learns(tmp_path, monkeypatch):
+    """Four, plus the share of good words among six: scores far from 0, which differ little."""
+    rng, words = np.random.default_rng(0), np.array([*data.GOOD, *data.BAD])
+    examples = [
+        data.Example(" ".join(words[row]), None, 4 + np.mean(row < len(data.GOOD)))
+        for row in rng.integers(len(words), size=(3000, 6))
+    ]
+    task = data.Task("toy", examples[300:], examples[:300], [], ("score",), ("pearson",))
+    monkeypatch.setattr(data, "load_task", lambda *_: task)
+
+    def exits(name):
+        argv = flags(weights="uniform", batch_size=16, device="cpu", out=tmp_path / name)
+        return [row["pearson"] for row in result_of(train.run(parse(argv)))["exits"]]
+
+    def of_the_last_exit(ce, kd, w_ce, w_kd):
+        return w_ce[-1] * ce[-1] + 0 * w_kd.sum()
+
+    six = exits("six")
+    monkeypatch.setattr(leebert, "objective", of_the_last_exit)
+    assert min(six) > exits("one")[-1] - 0.02 > 0.95
 
 
 @pytest.mark.parametrize("teachers, weights, optimize, learned", [
