@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
+import liar  # noqa: E402
 import methods  # noqa: E402
 import tables  # noqa: E402
 import torch  # noqa: E402
@@ -46,8 +47,18 @@ TASKS = {
     "sst2": {**MINILM, "epochs": 1},
     "cola": {**MINILM, "epochs": 3},
     "rte": {**MINILM, "epochs": 5},
+    # The built-in task with a planted fault, or beside it without one.
+    "liar": {"task": "toy", "teachers": "last"},
+    "no-liar": {"task": "toy", "teachers": "last"},
+    "liar-among-six": {"task": "toy"},
+    "wrong-labels": {"task": "toy", "epochs": 9},
 }
-PATCHES = {"sst2": {"train.make_batches": methods.batches_by_sentence}}  # in every method
+PATCHES = {  # in every method
+    "sst2": {"train.make_batches": methods.batches_by_sentence},
+    "liar": {"leebert.distillation": liar.lying(liar.EXITS)},
+    "liar-among-six": {"leebert.distillation": liar.lying(3)},
+    "wrong-labels": {"data.load_task": methods.with_wrong_labels},
+}
 TASKS_OF_CHOICES = ("toy",)
 # What was better for one method, by results/compare/tuning. Seeds that tune, from 100 up, report
 # nothing.

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from liar import of_the_lie
 from methods import CHOICES, EVERYTHING, METHODS
 
 from support.errors import UserError
@@ -311,7 +312,40 @@ def against_table(task, base, names, folder=COMPARED):
                           "mean: difference", "F: difference"], rows))  # fmt: skip
 
 
+LIAR = {
+    "all-uniform": "uniform",
+    "all-uniform-d1": "uniform, without d2",
+    "single": "single",
+    "bilevel": "bilevel",
+    "cross": "cross",
+}
+
+
+def fault_table(task, which, base, folder=COMPARED):
+    """A teacher that lies: what each method reaches, what it learned, and `base` against it.
+
+    The weight of the lie is 1 at the uniform sum; beside it the smallest of a cross-entropy.
+    """
+    rows, runs_of_base = [], load(task, base, folder)
+    for name, runs in listed(task, folder, LIAR).items():
+        exits = np.array([exits_of(run) for run in runs])  # (runs, M)
+        lie = [of_the_lie(run["weights"]["kd"], which) for run in runs]
+        ce = [min(run["weights"]["ce"]) for run in runs]
+        cells = [spread(exits[:, :-1].mean(axis=1)), spread(exits.mean(axis=1))]
+        cells += [spread(list(map(held_out_loss, runs)), *UNITS["F"]), spread(lie, 1, 2)]
+        other = gains(runs, runs_of_base, ("mean over exits", "F")) if name != base else "--"
+        rows.append([LIAR[name], len(runs), *cells, spread(ce, 1, 2), *other])
+    head = ["weights", "n", "exits but the last", "mean over exits", "F", "weight of the lie"]
+    head += ["least of a CE", f"{base} - this: mean", f"{base} - this: F"]
+    return counted(table(head, rows))
+
+
 TABLES = {
+    "liar": partial(fault_table, "liar", 6, "cross"),
+    "liar-among-six": partial(fault_table, "liar-among-six", 3, "cross"),
+    "wrong-labels": partial(
+        against_table, "wrong-labels", "plain", ("plain", "last", "all-uniform", "cross")
+    ),
     "compared": partial(against_table, "toy", "plain", HEADLINE),
     "tuning": tuning_table,
     "weights": weights_table,

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import data  # noqa: E402
 import leebert  # noqa: E402
 import train  # noqa: E402
 
@@ -190,7 +191,24 @@ def batches_by_sentence(config, encoded, step, device):
 
 
 # --------------------------------------------------------------------------------------------------
-# 4. The lists
+# 4. A task whose labels are partly wrong
+
+LOAD_TASK = data.load_task
+
+
+def with_wrong_labels(*arguments):
+    """As data.load_task, but 3,000 examples of train, of which a fifth have the other label."""
+    task, rng = LOAD_TASK(*arguments), np.random.default_rng(0)
+    wrong = set(rng.permutation(3000)[:600].tolist())
+    examples = data.subset(task.train, 3000)
+    task.train = [
+        e._replace(label=1 - e.label) if i in wrong else e for i, e in enumerate(examples)
+    ]
+    return task
+
+
+# --------------------------------------------------------------------------------------------------
+# 5. The lists
 
 UNIFORM = {"weights": "uniform"}
 PLAIN = {"teachers": "none", **UNIFORM}

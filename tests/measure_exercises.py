@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
 import evidence  # noqa: E402
 import tables  # noqa: E402
-from test_exercises import FILES, SOLUTIONS, edited_source  # noqa: E402
+from test_exercises import FILES, SOLUTIONS, WRONG_TEACHER, edited_source  # noqa: E402
 
 from exercises import check  # noqa: E402
 
@@ -41,6 +41,10 @@ RUNS = {  # name: exercise, options of train.py, further edits of train.py
     "train-small": (8, ["--judge=train", *SMALL], []),
     "fifth-level": (9, [], []),
     "fifth-level-long": (9, ["--epochs=2"], []),
+    "wrong-label": (10, [], []),
+    "wrong-label-uniform": (10, ["--weights=uniform"], []),
+    "wrong-teacher": (10, [], []),
+    "wrong-teacher-uniform": (10, ["--weights=uniform"], []),
 }
 
 # --------------------------------------------------------------------------------------------------
@@ -54,7 +58,8 @@ def measure(name, seed):
         for path in map(ROOT.joinpath, CODE):
             (shutil.copytree if path.is_dir() else shutil.copy)(path, Path(folder) / path.name)
         changed = FILES.get(n, "leebert")
-        (Path(folder) / f"{changed}.py").write_text(edited_source(changed, SOLUTIONS[n]))
+        solution = WRONG_TEACHER if name.startswith("wrong-teacher") else SOLUTIONS[n]
+        (Path(folder) / f"{changed}.py").write_text(edited_source(changed, solution))
         if edits:
             (Path(folder) / "train.py").write_text(edited_source("train", edits))
         argv = [sys.executable, "train.py", f"--seed={seed}", "--device=cpu", "--out=run", *options]
@@ -90,6 +95,9 @@ ROWS = {
     7: [AS_IT_IS, ("one layer", "shared")],
     8: [("held-out", "cross"), ("train", "train"), ("uniform", "all-uniform"),
         ("held-out, small train", "held-out-small"), ("train, small train", "train-small")],
+    10: [AS_IT_IS, ("wrong labels in CE 3", "wrong-label"),
+         ("the same, uniform", "wrong-label-uniform"), ("exit 6 of somebody else", "wrong-teacher"),
+         ("the same, uniform", "wrong-teacher-uniform")],
 }  # fmt: skip
 
 
@@ -108,11 +116,21 @@ EXITS = {
     "last exit": evidence.last_exit,
     **EARLY,
 }
-COLUMNS = {2: EARLY | PCEE, 5: EARLY, 7: EXITS}  # others: exits and weights
+USUAL = dict(WEIGHTS)
+# Exercise 10: the exit with wrong labels is the third, the teacher of somebody else the sixth.
+WEIGHTS |= {
+    "of CE 3": lambda run: run["weights"]["ce"][2],
+    "of the other CEs": lambda run: np.mean(np.delete(run["weights"]["ce"], 2)),
+    "of the other teachers": lambda run: np.mean(np.sum(run["weights"]["kd"], axis=0)[:-1]),
+}
+FAULT = {"third exit": lambda run: evidence.exits_of(run)[2], "last exit": evidence.last_exit}
+FAULT |= {name: WEIGHTS[name] for name in ("of CE 3", "of the other CEs", "of teacher 6")}
+FAULT["of the other teachers"] = WEIGHTS["of the other teachers"]
+COLUMNS = {2: EARLY | PCEE, 5: EARLY, 7: EXITS, 10: FAULT}  # others: exits and weights
 
 
 def table(n):
-    rows, columns = [], COLUMNS.get(n, EXITS | WEIGHTS)
+    rows, columns = [], COLUMNS.get(n, EXITS | USUAL)
     for words, name in ROWS[n]:
         task = "exercises" if name in RUNS else "toy"
         runs = [run for run in evidence.load(task, name) if run["seed"] in SEEDS]

@@ -299,8 +299,8 @@ def test_the_tables_show_the_numbers_of_the_results(tmp_path):
 
 
 def test_what_stands_in_a_block_is_written_anew_and_the_rest_stays():
-    text = "before\n<!-- table: exit -->\nwrong\n<!-- end -->\nafter"
-    assert tables.fill(text) == text.replace("wrong", tables.exit_table())
+    text = "before\n<!-- table: encoder -->\nwrong\n<!-- end -->\nafter"
+    assert tables.fill(text) == text.replace("wrong", tables.encoder_table())
 
 
 # --------------------------------------------------------------------------------------------------
