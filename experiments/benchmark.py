@@ -53,7 +53,7 @@ XI = 2e-5
 # 1. Taking turns
 
 
-def take_turns(rivals, repetitions):
+def take_turns(rivals, repetitions, clock=time.perf_counter):
     """rivals: name -> function, the reference first -> name -> row. One warm-up round.
 
     A ratio is taken within each round, to the reference of that round; shown are the median and the
@@ -62,9 +62,9 @@ def take_turns(rivals, repetitions):
     seconds = {name: [] for name in rivals}
     for _ in range(repetitions + 1):
         for name, function in rivals.items():
-            start = time.perf_counter()
+            start = clock()
             function()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     reference = np.array(next(iter(seconds.values())))[1:]
     rows = {}
     for name, values in seconds.items():
@@ -315,11 +315,14 @@ leebert.RULES["shares"] = equal_shares
 def part_exit(device):
     """Random weights, 128 tokens: who leaves where is decided, and only the clock is asked.
 
-    -> None without the device.
+    On a CPU, the processor time of one thread: other programs hardly change it. -> None without the
+    device.
     """
     if device == "cuda" and not torch.cuda.is_available():
         print("exit-gpu: needs a CUDA GPU")
         return None
+    if device == "cpu":
+        torch.set_num_threads(1)
     models = {}
     for name, (config, exits, repetitions) in EXITS.items():
         models[name] = {}
@@ -370,7 +373,8 @@ def exits_of(config, exits, B, device, repetitions):
         rivals["transformers, full depth"] = transformers_encoder(model.bert, batch.input_ids)
     rivals |= {case[0]: partial(leave, *case) for case in cases}
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in train.py
-    rows = take_turns(rivals, repetitions)
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    rows = take_turns(rivals, repetitions, clock)
     return {name: row | {"mean_exit": mean_exit.get(name, M)} for name, row in rows.items()}
 
 
