@@ -42,7 +42,7 @@ def test_the_readme_is_short():
 
 
 def test_the_two_commands_stand_there_exactly():
-    assert "\npip install -r requirements.txt && python train.py\n" in README
+    assert "\npip install -r requirements.txt matplotlib && python train.py\n" in README
     assert "\npip install -r requirements-dev.txt && pytest\n" in README
 
 

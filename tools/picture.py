@@ -43,8 +43,9 @@ def levels_panel(axes, result):
     cells(axes, np.array(values), names, columns, cmap="Greys", vmin=0.5, vmax=1.2)
     x, y = [row["mean_exit"] - 1 for row in levels], np.arange(len(levels)) + 0.32
     axes.plot(x, y, "w*", markeredgecolor="black", markersize=14)
-    axes.set_title("Accuracy of each exit on dev; stars: mean exit when leaving early")
+    axes.set_title("Accuracy of each exit on dev. Star: where sentences leave, on average")
     axes.set_xlabel("exit after layer")
+    axes.set_ylabel("difficulty")
 
 
 def speedup_panel(axes, result, which, words):
