@@ -71,28 +71,28 @@ class Config:
     teachers: str = option("all", "who teaches whom", ("none", "last", "later", "all"))
     weights: str = option("learned", "of the loss terms", ("uniform", "depth", "learned"))
     optimize: str = option("cross", "how to learn them", ("single", "bilevel", "cross"))
-    lam: float = option(1.0, "lambda: weight of d1's loss beside d2's (cross)", range=NOT_NEGATIVE)
+    lam: float = option(1.0, "lambda: weight of d1's loss beside d2's (cross)", limits=NOT_NEGATIVE)
     hypergradient: str = option("unrolled", "how to compute it", tuple(leebert.FORMS))
-    step_size: float = option(0.0, "xi, the look-ahead's step; 0: --lr", range=NOT_NEGATIVE)
-    omega_reach: float = option(5.0, "how far a loss weight's Omega can move", range=POSITIVE)
-    omega_every: int = option(8, "update the loss weights every N steps", range=POSITIVE)
-    temperature: float = option(1.0, "of the distillation", range=POSITIVE)
-    d2_fraction: float = option(0.2, "fraction of train held out as d2", range=PART)
+    step_size: float = option(0.0, "xi, the look-ahead's step; 0: --lr", limits=NOT_NEGATIVE)
+    omega_reach: float = option(5.0, "how far a loss weight's Omega can move", limits=POSITIVE)
+    omega_every: int = option(8, "update the loss weights every N steps", limits=POSITIVE)
+    temperature: float = option(1.0, "of the distillation", limits=POSITIVE)
+    d2_fraction: float = option(0.2, "fraction of train held out as d2", limits=PART)
     redraw: bool = option(False, "cut train into d1 and d2 again in every epoch")
     # The optimization
-    epochs: float = option(3, "passes over train; 1 for model toy", range=MODERATE)
-    batch_size: int = option(16, "examples; 64 for model toy", range=MODERATE)
-    lr: float = option(2e-5, "its peak; 2e-3 for model toy", range=POSITIVE)
-    warmup: float = option(0.1, "fraction of the steps in which the rate rises", range=FRACTION)
-    weight_decay: float = option(0.01, "on matrices, not biases or LayerNorm", range=NOT_NEGATIVE)
-    max_norm: float = option(1.0, "gradients are clipped to this norm", range=POSITIVE)
+    epochs: float = option(3, "passes over train; 1 for model toy", limits=MODERATE)
+    batch_size: int = option(16, "examples; 64 for model toy", limits=MODERATE)
+    lr: float = option(2e-5, "its peak; 2e-3 for model toy", limits=POSITIVE)
+    warmup: float = option(0.1, "fraction of the steps in which the rate rises", limits=FRACTION)
+    weight_decay: float = option(0.01, "on matrices, not biases or LayerNorm", limits=NOT_NEGATIVE)
+    max_norm: float = option(1.0, "gradients are clipped to this norm", limits=POSITIVE)
     max_length: int = option(128, "longest input in tokens")
-    bucket: int = option(8, "sort by length within N batches; 2 for model toy", range=POSITIVE)
-    train_examples: int = option(0, "use only N training examples; 0: all", range=NOT_NEGATIVE)
+    bucket: int = option(8, "sort by length within N batches; 2 for model toy", limits=POSITIVE)
+    train_examples: int = option(0, "use only N training examples; 0: all", limits=NOT_NEGATIVE)
     # The run
-    seed: int = option(0, "of weights, dropout, splits and order", range=SEED)
+    seed: int = option(0, "of weights, dropout, splits and order", limits=SEED)
     device: str = option("auto", "where to compute", ("auto", "cuda", "mps", "cpu"))
-    log_every: int = option(10, "steps between two lines of the log", range=POSITIVE)
+    log_every: int = option(10, "steps between two lines of the log", limits=POSITIVE)
     out: str = option("", "folder of the run; default runs/<task>-<teachers>-<method>-s<seed>")
     resume: str = option("", "continue the interrupted run in this folder")
     predict: bool = option(False, "then answer GLUE's test set")
@@ -350,7 +350,7 @@ def parse(argv):
     config, given = options.read(Config, argv, "Train a multi-exit BERT.")
     if not config.resume:
         if config.train_file or config.dev_file:
-            if "task" in given:
+            if given.get("task", "own") != "own":
                 raise UserError("--task cannot be combined with --train-file and --dev-file")
             config.task = "own"
         config.model = config.model or ("toy" if config.task == "toy" else "bert-base-uncased")
@@ -368,11 +368,11 @@ def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
     device, metric, labels = next(model.parameters()).device, task.metrics[0], dev_set.labels
     model.eval()
     logits, more = all_logits(model, dev_set, device), {}
-    if task.dev_mismatched:
-        mismatched = data.encode(tokenizer, task.dev_mismatched, config.max_length)
-        other = all_logits(model, mismatched, device)
-        more["exits_mismatched"] = evaluate_exits(other, mismatched.labels, task.metrics)
     exits = evaluate_exits(logits, labels, task.metrics)
+    if task.dev_mismatched:
+        other = data.encode(tokenizer, task.dev_mismatched, config.max_length)
+        rows = evaluate_exits(all_logits(model, other, device), other.labels, task.metrics)
+        more["exits_mismatched"] = rows
     batches = [batch for _, batch in data.dev_batches(dev_set, device)]
     rows = sweep(model, batches, logits, labels, task.metrics, budget=max(10, seconds / 3))
     point = operating_point(rows, exits[-1][metric], metric)
@@ -400,8 +400,8 @@ def run(config):
     device = processes.join(config.device)
     folder = runs.run_folder(config)
     with runs.interruptible(folder, new=not config.resume):
-        if (folder / "result.json").exists():
-            runs.say_finished(folder)
+        if all((folder / name).exists() for name in ("result.json", "model.safetensors")):
+            print(f"{folder} is finished; nothing to train")
         else:
             train_and_evaluate(config, folder, device)
         if RANK == 0:
@@ -417,8 +417,8 @@ def train_and_evaluate(config, folder, device):
     torch.manual_seed(config.seed)
     processes.barrier(RANK > 0)  # rank 0 downloads what is missing, while the others wait
     task, tokenizer, model = prepare(config)
-    if config.predict:
-        predict.check_tests(task, config.data_dir)
+    if config.predict and not task.test:
+        raise UserError(f"--predict: no test file of {config.task}; see tools.predict --file")
     processes.barrier(RANK == 0)
     model.to(device)
     loss_weights = LossWeights(len(model.exits), config.teachers).to(device)
@@ -450,7 +450,7 @@ def finish(config, folder, device):
     (folder / runs.CHECKPOINT).unlink(missing_ok=True)
     if not (folder / "report.png").exists():
         print(picture.draw(folder))
-    if config.predict and not (folder / predict.RECORD).exists():
+    if config.predict and not list(folder.glob("*-exits.tsv")):
         print("written:", *predict.predict(folder, device=device))
 
 

@@ -1,13 +1,14 @@
 """Downloads: only when a file is missing, whole and with the right hash or not at all."""
 
+import hashlib
 import importlib.util
-import socket
-import tempfile
+import io
+import os
 import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
-
-import torch
+from urllib.request import urlopen
 
 from support.errors import UserError
 from support.runs import write
@@ -26,36 +27,30 @@ TIMEOUT = 60  # seconds without a byte
 
 
 def download(urls, folder, what, instead):
-    """Fetch files into a folder: each is whole and has its hash afterwards, or is as it was.
+    """-> name -> content of each file, which has its hash; folder: the one that they are for.
 
     OSError that names what is missing and says what to do instead, say without a network.
     """
-    socket.setdefaulttimeout(TIMEOUT)  # nothing else here opens a socket in Python
-    try:
-        for url in urls:
-            print(f"downloading {url}")
-            name = url.rpartition("/")[2]  # fetched beside it, and renamed if the hash is right
-            torch.hub.download_url_to_file(url, str(folder / name), hash_prefix=SHA256[name])
-    except (OSError, RuntimeError) as error:
-        message = " ".join(str(error).split())  # a redirection for ever makes three lines
-        instead += ". The built-in task (python train.py) needs no download."
-        raise OSError(f"no {what}: {url}: {message}. {instead}") from None
+    contents = {}
+    folder.mkdir(parents=True, exist_ok=True)  # now: the download may take an hour
+    for url in urls:
+        print(f"downloading {url}", flush=True)
+        name = url.rpartition("/")[2]
+        try:
+            with urlopen(url, timeout=TIMEOUT) as response:
+                contents[name] = response.read()
+            if hashlib.sha256(contents[name]).hexdigest() != SHA256[name]:
+                raise OSError("its hash is wrong")
+        except (OSError, HTTPException) as error:
+            with suppress(OSError):
+                os.removedirs(folder)  # only if empty, and then those above it
+            message = " ".join(str(error).split())  # a redirection for ever makes three lines
+            instead += "; the built-in task (python train.py) needs no download"
+            raise OSError(f"no {what}: {url}: {message}. {instead}") from None
+    return contents
 
 
-@contextmanager
-def folder_for_files(folder):
-    """Make a folder, and the ones above it; remove again what is empty at the end."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # the first that is not empty
-            for path in made:
-                path.rmdir()
-
-
-def mrpc_files(folder):
+def mrpc_files(contents):
     """The three files of MRPC, made from the public release as GLUE's own script makes them.
 
     GLUE may not hand out MRPC itself. Its dev set is a list of id pairs within the public train
@@ -63,7 +58,7 @@ def mrpc_files(folder):
     """
 
     def rows(name):
-        text = (folder / name).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        text = contents[name].decode("utf-8-sig").replace("\r\n", "\n")
         return [line.split("\t") for line in text.removesuffix("\n").split("\n")]
 
     dev_ids = [[number.strip() for number in row] for row in rows("mrpc_dev_ids.tsv")]
@@ -87,17 +82,15 @@ def download_glue(name, spec, paths):
     instead = f"Put GLUE's files {names} into {folder}, or name its parent with --data-dir"
     archive = spec.archive or f"{spec.folder}.zip"
     urls = [GLUE_URL + archive, *(MRPC_URL + file for file in MRPC_FILES if name == "mrpc")]
-    with folder_for_files(folder), tempfile.TemporaryDirectory(dir=folder) as tmp:
-        tmp = Path(tmp)
-        download(urls, tmp, f"data for {name}", instead)
-        if name == "mrpc":
-            contents = mrpc_files(tmp)
-        else:
-            with zipfile.ZipFile(tmp / archive) as z:
-                contents = {path.name: z.read(f"{spec.folder}/{path.name}") for path in paths}
-        for path in reversed(paths):  # train last: an interrupted download starts again
-            if not path.exists():  # a file of the user's own stays
-                write(path, contents[path.name])
+    contents = download(urls, folder, f"data for {name}", instead)
+    if name == "mrpc":
+        contents = mrpc_files(contents)
+    else:
+        with zipfile.ZipFile(io.BytesIO(contents[archive])) as z:
+            contents = {path.name: z.read(f"{spec.folder}/{path.name}") for path in paths}
+    for path in reversed(paths):  # train last: an interrupted download starts again
+        if not path.exists():  # a file of the user's own stays
+            write(path, contents[path.name])
 
 
 def find_model(name, cache_dir="models"):
@@ -116,6 +109,6 @@ def find_model(name, cache_dir="models"):
     folder = Path(cache_dir) / name
     urls = [MODEL_URL[name] + file for file in MODEL_FILES if not (folder / file).exists()]
     instead = f"Put {', '.join(MODEL_FILES)} into {folder}, or name another checkpoint with --model"
-    with folder_for_files(folder):
-        download(urls, folder, "weights", instead)
+    for file, content in download(urls, folder, "weights", instead).items():
+        write(folder / file, content)
     return folder

@@ -13,26 +13,19 @@ import sys
 
 import torch
 
+LESS_MEMORY = "try a smaller --batch-size or --max-length, or --hypergradient jvp"
+
 
 class UserError(ValueError):
     """Something is wrong with a file, an option or a folder; the message says what to do."""
 
 
 def not_finite(ce, kd, norm):
-    """Name what is wrong: the first term that is not finite, else a gradient."""
-    names = [f"CE_{m}" for m in range(1, len(ce) + 1)]
-    names += [f"KD_{m}<-{t}" for m in range(1, len(ce) + 1) for t in range(1, len(ce) + 1)]
-    for name, x in zip(names, [*ce.tolist(), *kd.flatten().tolist()], strict=True):
-        if not math.isfinite(x):
-            return f"{name} is {x}; try a smaller --lr"
-    which = "hypergradient" if math.isfinite(norm) else "gradient of L"
-    return f"the {which} is not finite, though all terms of L are; try a smaller --lr"
-
-
-def is_out_of_memory(error):
-    """On a GPU torch has a class for it; on a CPU it is a RuntimeError of the allocator."""
-    classes = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, classes) or "DefaultCPUAllocator" in str(error)
+    """Name the first that is not finite: a cross-entropy, a distillation loss, a gradient."""
+    values = {f"CE_{m}": x for m, x in enumerate(ce.tolist(), 1)}
+    values |= {"the sum of all KD": kd.sum().item(), "the gradient of L": norm}
+    bad = [f"{name} is {x}" for name, x in values.items() if not math.isfinite(x)]
+    return [*bad, "the hypergradient is not finite"][0] + "; try a smaller --lr"
 
 
 def interrupt(number, frame):
@@ -43,12 +36,11 @@ def command(function, usage=None):
     """Call function. Status 2: an error of the user's or the system's; 130, 143: interrupted; 141:
     whatever read the output has closed it.
 
-    usage: the lines to print, and status 2, instead of the call.
+    usage: what to say instead of the call, with status 2.
     """
-    if usage:
-        print(usage, file=sys.stderr)
-        sys.exit(2)
     try:
+        if usage:
+            raise UserError(usage)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, interrupt)
         function()
@@ -60,12 +52,13 @@ def command(function, usage=None):
         print("interrupted", file=sys.stderr)
         # Python's own KeyboardInterrupt has no number.
         sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
-    except (UserError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except Exception as error:
+        # On a GPU torch has a class for it; on a CPU it is a RuntimeError of the allocator.
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(
+            error
+        ):
+            error = f"out of memory; {LESS_MEMORY}"
+        elif not isinstance(error, (UserError, OSError, FloatingPointError)):
             raise
-        advice = "try a smaller --batch-size or --max-length, or --hypergradient jvp"
-        print(f"error: out of memory; {advice}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

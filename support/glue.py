@@ -20,7 +20,7 @@ HIGHEST = 5
 
 class Glue(NamedTuple):
     folder: str
-    texts: tuple = ("sentence1", "sentence2")  # names of the one or two text columns
+    texts: tuple = ("sentence1", "sentence2")  # the one or two text columns, in lower case
     label: str = "label"  # name of the label column
     metrics: tuple = ("acc",)
     labels: tuple = ("0", "1")  # as in the file, in the order of the classifier's outputs; or SCORE
@@ -30,7 +30,7 @@ class Glue(NamedTuple):
 GLUE = {
     "cola": Glue("CoLA", ("sentence",), metrics=("mcc", "acc")),
     "sst2": Glue("SST-2", ("sentence",)),
-    "mrpc": Glue("MRPC", ("#1 String", "#2 String"), "Quality", ACC_F1, archive="mrpc_dev_ids.tsv"),
+    "mrpc": Glue("MRPC", ("#1 string", "#2 string"), "quality", ACC_F1, archive="mrpc_dev_ids.tsv"),
     "qqp": Glue("QQP", ("question1", "question2"), "is_duplicate", ACC_F1, archive="QQP-clean.zip"),
     "stsb": Glue("STS-B", label="score", metrics=("pearson", "spearman"), labels=SCORE),
     "mnli": Glue("MNLI", label="gold_label", labels=("entailment", "neutral", "contradiction")),
@@ -47,35 +47,66 @@ def read_text(path):
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        reason = f"not UTF-8 ({error.reason}); save the file as UTF-8"
-        raise UserError(f"{path}:{line}: {reason}") from None
+        raise UserError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
 
 
-def read_tsv(path, header=None, skip_short=False):
-    """A GLUE file -> its rows, one after the other: (line number, dict column -> text).
+def plain_lines(text):
+    """A table without quoting -> (line number, cells), as GLUE's files have them.
 
-    header: None if line 1 has it. Newlines and tabs separate, and nothing quotes: a csv reader
-    merges rows at stray quotation marks. A byte-order mark (MRPC) and a missing last newline (CoLA)
-    are accepted. UserError with file and line for text that is not UTF-8, for a row with more or
-    fewer columns, for a duplicate column name; skip_short drops rows with fewer and names them, for
-    QQP, some copies of which have broken lines.
+    Newlines and tabs separate, and nothing else: a csv reader merges rows at stray quotation marks.
+    A missing last newline (CoLA) is accepted.
     """
-    rows = 0
-    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), 1):
-        where, fields = f"{path}:{number}", line.removesuffix("\r").split("\t")
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        yield number, line.removesuffix("\r").split("\t")
+
+
+def short(words):
+    return textwrap.shorten(", ".join(words), 80, placeholder=" ...")
+
+
+def column_names(where, names):
+    """Letter case and blanks around a name do not count. UserError if two are the same."""
+    names = [name.strip().lower() for name in names]
+    if len(set(names)) < len(names):
+        raise UserError(f"{where}: duplicate column name: {short(names)}")
+    return names
+
+
+def read_table(path, lines, header=None, skip_short=False):
+    """(line number, cells) of each line -> (file and line, dict column -> text) of each row.
+
+    header: None if line 1 has it. UserError with file and line for a row with more or fewer
+    columns; skip_short drops rows with fewer and names them, for QQP, some copies of which have
+    broken lines.
+    """
+    for number, cells in lines:
+        where = f"{path}:{number}"
         if header is None:
-            header = fields
-            if len(set(header)) < len(header):
-                raise UserError(f"{where}: duplicate column name: {', '.join(header)}")
-        elif len(fields) == len(header):
-            rows += 1
-            yield number, dict(zip(header, fields, strict=True))
-        elif skip_short and len(fields) < len(header):
-            print(f"{where}: {len(fields)} columns, skipped")
+            header = column_names(where, cells)
+        elif len(cells) == len(header):
+            yield where, dict(zip(header, cells, strict=True))
+        elif skip_short and len(cells) < len(header):
+            print(f"{where}: {len(cells)} columns, skipped")
         else:
-            raise UserError(f"{where}: expected {len(header)} columns, found {len(fields)}")
-    if not rows:
+            raise UserError(f"{where}: expected {len(header)} columns, found {len(cells)}")
+
+
+def pick(path, rows, texts, label):
+    """The columns that count -> list of (file and line, text_a, text_b or None, label as text).
+
+    texts: names of one or two columns. label: name of the label's; None, and the text is empty.
+    UserError with file and line for a row that lacks one of them.
+    """
+    examples = []
+    for where, row in rows:
+        cells, y = [row.get(name) for name in texts], row.get(label) if label else ""
+        if not all(isinstance(x, str) for x in cells) or not isinstance(y, (str, int, float)):
+            need = f"text in {', '.join(texts)}" + (f", and a {label}" if label else "")
+            raise UserError(f"{where}: there must be {need}; columns: {short(row)}")
+        examples.append((where, *(*cells, None)[:2], str(y)))
+    if not examples:
         raise UserError(f"{path}: no examples in this file")
+    return examples
 
 
 def read_label(labels, text, where):
@@ -84,9 +115,13 @@ def read_label(labels, text, where):
         label = float(text) if labels == SCORE else labels.index(text)
         if labels != SCORE or 0 <= label <= HIGHEST:  # nan is not
             return label
-    known = textwrap.shorten(", ".join(labels), 60, placeholder=" ...")
-    kind = f"a number from 0 to {HIGHEST}" if labels == SCORE else f"one of {known}"
+    kind = f"a number from 0 to {HIGHEST}" if labels == SCORE else f"one of {short(labels)}"
     raise UserError(f"{where}: label {text!r} is not {kind}")
+
+
+def with_labels(examples, labels):
+    """What `pick` returns -> rows; labels: None if the file has none."""
+    return [(a, b, read_label(labels, y, where) if labels else -1) for where, a, b, y in examples]
 
 
 def read_examples(spec, path, labelled=True):
@@ -96,17 +131,11 @@ def read_examples(spec, path, labelled=True):
     the server asks for each.
     """
     # CoLA's train and dev have no line of names.
-    header = ("source", "label", "mark", "sentence") if spec.folder == "CoLA" and labelled else None
-    columns = (*spec.texts, spec.label) if labelled else spec.texts
-    rows = []
-    table = read_tsv(path, header, skip_short=spec.folder == "QQP" and labelled)
-    for number, row in table:  # of MNLI's 12 columns, 3 stay in memory
-        if missing := [column for column in columns if column not in row]:
-            raise UserError(f"{path}:1: no column {missing[0]!r} among {', '.join(row)}")
-        label = read_label(spec.labels, row[spec.label], f"{path}:{number}") if labelled else -1
-        texts = [row[column] for column in spec.texts] + [None]
-        rows.append((texts[0], texts[1], label))
-    return rows
+    header = ["source", "label", "mark", "sentence"] if spec.folder == "CoLA" and labelled else None
+    skip_short = spec.folder == "QQP" and labelled
+    rows = read_table(path, plain_lines(read_text(path)), header, skip_short)
+    examples = pick(path, rows, spec.texts, spec.label if labelled else None)
+    return with_labels(examples, spec.labels if labelled else None)
 
 
 def read_glue(name, data_dir):

@@ -1,26 +1,29 @@
-"""A flat dataclass as a command line: each field is an option, with its help, choices and range."""
+"""A flat dataclass as a command line: a field is an option, with help, choices, limits."""
 
 import argparse
 import math
 import os
-from dataclasses import asdict, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 
 from support.checkpoints import read_object
 from support.errors import UserError
 
-# A range is its words and its test.
+# Limits are words and a test.
 POSITIVE = ("positive and finite", lambda x: 0 < x < math.inf)  # nan is not
 NOT_NEGATIVE = ("0 or more, and finite", lambda x: 0 <= x < math.inf)
 FRACTION = ("at least 0 and below 1", lambda x: 0 <= x < 1)
 PART = ("above 0 and below 1", lambda x: 0 < x < 1)
 MODERATE = ("positive and at most 10,000", lambda x: 0 < x <= 10_000)
 SEED = ("from 0 to 2**63 - 1", lambda x: 0 <= x < 2**63)
-PATHS = ("data_dir", "cache_dir", "train_file", "dev_file")
+PATHS = ("data_dir", "cache_dir", "train_file", "dev_file", "model")
 
 
-def option(default, help, choices=None, range=None):
-    return field(default=default, metadata={"help": help, "choices": choices, "range": range})
+def option(default, text, choices=None, limits=None):
+    if choices:
+        limits = (f"one of {', '.join(choices)}", lambda x: x in choices)
+    words, test = limits or (type(default).__name__, lambda x: True)
+    return field(default=default, metadata=dict(help=text, choices=choices, words=words, test=test))
 
 
 def read(Config, argv, description):
@@ -39,21 +42,32 @@ def read(Config, argv, description):
         kind = {"action": "store_true"} if f.type is bool else value
         shown = "" if f.default in ("", 0, False) else f" (default {f.default})"
         parser.add_argument(flag(f.name), help=f.metadata["help"] + shown, **kind)
-    given = absolute(vars(parser.parse_args(argv)))
-    folder = given.pop("resume", None)
-    if folder == "":
-        raise UserError("--resume needs the folder of a run")
-    if folder:
-        return stored_config(Config, folder, given), given
-    return Config(**absolute(asdict(Config(**given)))), given
+    given = vars(parser.parse_args(argv))
+    values = {f.name: f.default for f in fields(Config)} | given
+    for name in PATHS:  # valid from any folder; a model may also be a name
+        if values[name] and (name != "model" or os.path.exists(f"{values[name]}/config.json")):
+            values[name] = os.path.abspath(values[name])
+    if "resume" in given:
+        values = stored_settings(values, given)
+    return Config(**values), given
 
 
-def absolute(values):
-    """Paths that are valid from any folder; --model only if it names a checkpoint's."""
-    model = values.get("model", "")
-    paths = (*PATHS, "model") if os.path.exists(f"{model}/config.json") else PATHS
-    full = {name: os.path.abspath(values[name]) for name in paths if values.get(name)}
-    return values | full
+def stored_settings(values, given):
+    """The settings in the config.json of a run. UserError if a given one differs.
+
+    Only --predict may be added.
+    """
+    path = Path(values["resume"], "config.json")
+    if not path.exists():
+        raise UserError(f"--resume {values['resume']}: no config.json there, so not a run")
+    stored = read_object(path)
+    for name in given.keys() - {"resume", "predict"}:
+        if values[name] != stored.get(name):
+            raise UserError(
+                f"{flag(name)}: this run started with {stored.get(name)!r}; leave it out"
+            )
+    changed = {"resume": str(path.parent), "predict": values["predict"] or stored.get("predict")}
+    return {name: stored.get(name) for name in values} | changed
 
 
 def flag(name):
@@ -61,41 +75,13 @@ def flag(name):
 
 
 def check(config):
-    """UserError for a value of the wrong type, outside its choices or outside its range.
+    """UserError for a value of the wrong type, outside its choices or outside its limits.
 
     The command line has seen to types and choices, but a stored config.json may have been edited.
-    The task is checked where it is loaded.
     """
+    where = f"{config.resume}/config.json: " if config.resume else ""
     for f in fields(config):
-        value, choices, range = getattr(config, f.name), f.metadata["choices"], f.metadata["range"]
-        kinds = (int, float) if f.type is float else f.type
-        if not isinstance(value, kinds) or isinstance(value, bool) != (f.type is bool):
-            raise UserError(f"{flag(f.name)} must be of type {f.type.__name__}, not {value!r}")
-        if choices and value not in choices and f.name != "task":
-            raise UserError(f"{flag(f.name)} must be one of {', '.join(choices)}, not {value!r}")
-        if range and not range[1](value):
-            raise UserError(f"{flag(f.name)} must be {range[0]}, not {value}")
-
-
-def stored_config(Config, folder, given):
-    """The settings in FOLDER/config.json; UserError, naming it, if a given option differs.
-
-    Only --predict may be added.
-    """
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        reason = "no config.json, so not a run" if Path(folder).is_dir() else "no such folder"
-        raise UserError(f"--resume {folder}: {reason}")
-    stored = read_object(path)
-    if missing := [f.name for f in fields(Config) if f.name not in stored]:
-        raise UserError(f"{path}: no run of this version, {missing[0]!r} is missing")
-    config = Config(**{f.name: stored[f.name] for f in fields(Config)} | {"resume": folder})
-    try:
-        check(config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    config.predict = given.pop("predict", config.predict)
-    for name, value in given.items():
-        if value != (was := stored[name]):
-            raise UserError(f"{flag(name)} {value}: this run started with {was!r}; cannot change")
-    return config
+        value = getattr(config, f.name)
+        kinds = (float, int) if f.type is float else (f.type,)
+        if type(value) not in kinds or not f.metadata["test"](value):
+            raise UserError(f"{where}{flag(f.name)} must be {f.metadata['words']}, not {value!r}")

@@ -27,8 +27,6 @@ def find_device(name):
     mps = int(torch.backends.mps.is_available() and WORLD == 1)
     counts = {"cuda": torch.cuda.device_count(), "mps": mps, "cpu": WORLD}
     if name == "auto":
-        if torch.version.cuda and not counts["cuda"]:
-            print("this PyTorch is built for CUDA and finds no GPU that it can use")
         name = next(kind for kind, count in counts.items() if count > 0)
     if LOCAL_RANK >= counts[name]:
         raise UserError(f"--device {name} is not available: {counts[name]} found on this machine")

@@ -3,10 +3,8 @@
 import ctypes
 import hashlib
 import io
-import itertools
 import json
 import os
-import platform
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -27,31 +25,27 @@ CHECKPOINT = "checkpoint.pt"
 def run_folder(config):
     """The run to resume, or a new folder: OUT, or a default, numbered if taken -> its path.
 
-    It is made at once, so that of two runs that start at the same time each has its own.
-    UserError if OUT holds a run: none is overwritten.
+    UserError if OUT is taken: no run is overwritten.
     """
-    folders = [claim_folder(config) if RANK == 0 else None]
+    folders = [Path(config.resume) if config.resume or RANK > 0 else claim_folder(config)]
     if WORLD > 1:
         dist.broadcast_object_list(folders)
     return folders[0]
 
 
 def claim_folder(config):
-    if config.resume:
-        return Path(config.resume)
-    if config.out:
-        folder = Path(config.out)
-        if (folder / "config.json").exists() or (folder / "result.json").exists():
-            raise UserError(f"--out {folder} holds a run; name another, or --resume {folder}")
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    """A folder belongs to the run that made its log.jsonl: of two that start together, to one."""
     method = config.optimize if config.weights == "learned" else config.weights
-    name = f"runs/{config.task}-{config.teachers}-{method}-s{config.seed}"
-    for number in itertools.count(1):
+    name = config.out or f"runs/{config.task}-{config.teachers}-{method}-s{config.seed}"
+    for number in range(1, 10_000):
         folder = Path(name if number == 1 else f"{name}-{number}")
+        folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
+            if not any(folder.iterdir()):
+                (folder / "log.jsonl").touch(exist_ok=False)
+                return folder
+        if config.out:
+            raise UserError(f"--out {folder} holds a run; name another, or --resume or delete it")
 
 
 @contextmanager
@@ -61,18 +55,16 @@ def interruptible(folder, new):
         yield
     except BaseException as error:
         log, config = folder / "log.jsonl", folder / "config.json"
-        if RANK == 0 and config.exists():
-            if new and isinstance(error, UserError) and not log.stat().st_size:
-                for path in (config, log, folder / "tokenizer.json"):
-                    path.unlink(missing_ok=True)
-            elif isinstance(error, (KeyboardInterrupt, OSError, RuntimeError, MemoryError)):
-                python = "python" if WORLD == 1 else f"torchrun --nproc-per-node={WORLD}"
-                where = quote(str(folder))
-                print(f"to continue: {python} train.py --resume {where}", file=sys.stderr)
-        with suppress(OSError):
-            folder.rmdir()  # only if empty
-        if isinstance(error, OSError) and error.errno and not error.filename:  # say, a full disk
-            raise OSError(error.errno, error.strerror, str(folder)) from None
+        failed = not config.exists() or isinstance(error, UserError)
+        if RANK == 0 and new and failed and not log.stat().st_size:
+            for path in (config, log, folder / "tokenizer.json"):
+                path.unlink(missing_ok=True)
+            folder.rmdir()
+        elif RANK == 0 and isinstance(
+            error, (KeyboardInterrupt, OSError, RuntimeError, MemoryError)
+        ):
+            python = "python" if WORLD == 1 else f"torchrun --nproc-per-node={WORLD}"
+            print(f"to continue: {python} train.py --resume {quote(str(folder))}", file=sys.stderr)
         raise
 
 
@@ -84,6 +76,7 @@ def open_log(folder):
 
 def write(path, data):
     """Write beside, then rename: an interruption leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name("partial")  # one name: the next write replaces what a kill left
     try:
         with open(partial, "wb") as file:
@@ -117,23 +110,11 @@ def start(folder, settings, facts, tokenizer):
     path = folder / "config.json"
     if settings["resume"]:
         stored = read_object(path)
-        for name, value in facts.items():
-            if stored.get(name) != value:
-                raise UserError(f"{path}: {name} has changed since this run started")
-        if not (folder / CHECKPOINT).exists():
-            print(f"{folder} has no {CHECKPOINT} yet: starting over")
+        if changed := [name for name in facts if stored.get(name) != facts[name]]:
+            raise UserError(f"{path}: {changed[0]} has changed since this run started")
     elif RANK == 0:
-        (folder / CHECKPOINT).unlink(missing_ok=True)  # of a run whose config.json was deleted
         write(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
         write_json({**settings, **facts}, path)
-
-
-def say_finished(folder):
-    """UserError if its network is gone."""
-    if not (folder / "model.safetensors").exists():
-        reason = "model.safetensors is gone; to train again, delete result.json and --resume"
-        raise UserError(f"{folder}: {reason}")
-    print(f"{folder} is finished; nothing to train")
 
 
 def save_checkpoint(folder, parts, log, counts):
@@ -152,12 +133,12 @@ def save_checkpoint(folder, parts, log, counts):
 
 
 def resume(folder, parts, log):
-    """Restore all parts from the checkpoint -> its counts; None if there is no checkpoint yet.
+    """Restore all parts from the checkpoint -> its counts, or zeros.
 
     The log is cut back to the checkpoint. UserError for a damaged file. Nothing in it is executed:
     torch.load(weights_only=True) reads tensors and plain data only.
     """
-    path, saved = folder / CHECKPOINT, {"counts": None, "log_end": 0}
+    path, saved = folder / CHECKPOINT, {"counts": [0, 0, 0.0], "log_end": 0}
     if path.exists():
         content = memoryview(path.read_bytes())
         if hashlib.sha256(content[:-32]).digest() != content[-32:]:
@@ -165,10 +146,10 @@ def resume(folder, parts, log):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(saved[name])
-        print(f"continuing after step {saved['counts'][0]}")
     if RANK == 0:
         log.truncate(min(saved["log_end"], log.seek(0, os.SEEK_END)))
         log.seek(0, os.SEEK_END)
+    print(f"starting after step {saved['counts'][0]}")
     return saved["counts"]
 
 
@@ -178,7 +159,6 @@ def keep_freed_memory():
     By default it returns them to the system and gets them back zeroed, page by page, which takes
     time (docs/speed.md). Without glibc nothing happens. Call it before the first tensor is made.
     """
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt  # the numbers are those of malloc.h
-        mallopt(-4, 0)  # M_MMAP_MAX
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD
+    if os.name == "posix" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-4, 0)  # M_MMAP_MAX, a number of malloc.h
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD

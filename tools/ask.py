@@ -19,6 +19,7 @@ from support.checkpoints import read_object, read_tokenizer
 from support.errors import UserError, command
 
 USAGE = "usage: python -m tools.ask RUN_DIR SENTENCE [SECOND_SENTENCE]; train.py makes a RUN_DIR"
+RULES = [("patience", 1), ("patience", 2), ("entropy", 0.4), ("confidence", 0.8)]
 
 
 def load_run(folder):
@@ -26,19 +27,13 @@ def load_run(folder):
     folder = Path(folder)
     try:
         config = read_object(folder / "config.json")
-        sizes, labels, pool = BertConfig(**config["bert"]), config["labels"], config["pool"]
-        weights = load_file(folder / "model.safetensors")
-        tokenizer = read_tokenizer(folder)
-    except Exception as error:  # four libraries, many kinds: a file is missing or damaged
+        bert = Bert(BertConfig(**config["bert"]))
+        model = MultiExitBert(bert, len(config["labels"]), config["pool"])
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.eval(), read_tokenizer(folder), config
+    except Exception as error:  # four libraries, many kinds: a file is missing or does not fit
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: not a finished run of train.py ({reason})") from None
-    model = MultiExitBert(Bert(sizes), len(labels), pool)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{folder}: its weights do not fit this code's model ({reason})") from None
-    return model.eval(), tokenizer, config
 
 
 def answer(folder, *sentences):
@@ -46,34 +41,39 @@ def answer(folder, *sentences):
 
     UserError if a sentence has no word that the model knows: its answer would mean nothing.
     """
-    try:
-        "".join(sentences).encode()
-    except UnicodeEncodeError:
-        raise UserError("the sentence is not UTF-8") from None
     model, tokenizer, config = load_run(folder)
+    if any("\ud800" <= letter <= "\udfff" for letter in "".join(sentences)):
+        raise UserError("the sentence is not UTF-8")  # Python's sign for a byte that is not
     if config["pairs"] != (len(sentences) == 2):
         wanted = "pairs of sentences" if config["pairs"] else "single sentences"
         raise UserError(f"{folder}: trained on {wanted}")
     if any(set(tokenizer.encode(text).tokens) <= set(SPECIAL) for text in sentences):
         raise UserError("a sentence without any word of the model's vocabulary")
-    encoding, labels = tokenizer.encode(*sentences), config["labels"]
+    encoding = tokenizer.encode(*sentences)
     if encoding.overflowing:
         print(f"cut to {len(encoding.ids)} tokens (--max-length), as in training")
     print("tokens:", " ".join(encoding.tokens), "\n")
     with torch.no_grad():
         logits = model(torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids]))  # (M, 1, C)
-    classes = labels if len(labels) > 1 else ()  # one output: a number, without probabilities
-    chosen = (logits[:, 0].argmax(-1) if classes else logits[:, 0, 0]).tolist()
-    words = [labels[x] if classes else f"{labels[0]} {x:.2f}" for x in chosen]
+    show(logits, config["labels"])
+
+
+def show(logits, labels):
+    """logits (M, 1, C) of one example. With one label it is a number, without probabilities."""
+    if len(labels) > 1:
+        answers = [labels[x] for x in logits[:, 0].argmax(-1)]  # M words
+        classes, rules = labels, RULES
+    else:
+        answers = [f"{labels[0]} {x:.2f}" for x in logits[:, 0, 0].tolist()]
+        classes, rules = [], RULES[:2]
     print("exit  answer          " + "  ".join(f"p({name})"[:18].rjust(18) for name in classes))
     for m, p in enumerate(logits[:, 0].softmax(dim=-1).tolist(), start=1):
         row = "  ".join(f"{x:18.3f}" for x in p[: len(classes)])
-        print(f"{m:>4}  {words[m - 1]:<16}{row}")
+        print(f"{m:>4}  {answers[m - 1]:<16}{row}")
     print()
-    shown = [("patience", 1), ("patience", 2), ("entropy", 0.4), ("confidence", 0.8)]
-    for rule, threshold in shown if classes else shown[:2]:  # a number has no probabilities
+    for rule, threshold in rules:
         stop = exits_from_logits(logits, rule, threshold)[1].item()
-        print(f"{rule} {threshold}: leaves at exit {stop}: {words[stop - 1]}")
+        print(f"{rule} {threshold}: leaves at exit {stop}: {answers[stop - 1]}")
 
 
 def main():

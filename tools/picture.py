@@ -14,7 +14,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from support.checkpoints import read_object
-from support.errors import UserError, command
+from support.errors import command
 
 RULES = {"patience": "o-", "entropy": "s--", "confidence": "^:", "always": "kx"}  # marker, line
 
@@ -87,10 +87,7 @@ def draw(folder):
         from matplotlib.figure import Figure  # no window, no state that other code could see
     except ImportError as error:
         return f"no picture ({error}): pip install matplotlib; python -m tools.picture {folder}"
-    path = Path(folder) / "result.json"
-    result = read_object(path)
-    if not result.keys() >= {"levels", "sweep", "weights"}:
-        raise UserError(f"{path}: not a result of train.py")
+    result, path = read_object(Path(folder, "result.json")), Path(folder, "report.png")
     figure = Figure(figsize=(19, 5.5), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     if result["levels"]:
@@ -101,8 +98,8 @@ def draw(folder):
     weights_panel(right, result)
     method = ", ".join(f"{name} {value}" for name, value in result["method"].items())
     figure.suptitle(f"{result['task']}, model {result['model']}, {method}, seed {result['seed']}")
-    figure.savefig(path.with_name("report.png"), dpi=100)
-    return f"picture: {path.with_name('report.png')}"
+    figure.savefig(path, dpi=100)
+    return f"picture: {path}"
 
 
 def main():

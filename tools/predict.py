@@ -5,10 +5,10 @@
     python -m tools.predict runs/own-all-cross-s0 --file texts.csv --out answers.tsv
 
 GLUE: two files, a line for each line of test.tsv and in its order: RTE.tsv, columns index and
-prediction, for the server; RTE-exits.tsv, index and exit, the layer where each example left. MNLI
-has two test sets, so four files. GLUE's diagnostic set AX is left out. rule.tsv holds the rule and
-the threshold. Your file has columns as for training, without the label; the answers are a line a
-row, with exit, rule and threshold. A file that holds other answers is not overwritten.
+prediction, for the server; RTE-exits.tsv, which also says at which exit each example left, by which
+rule and at which threshold. MNLI has two test sets, so four files. GLUE's diagnostic set AX is left
+out. Your file has columns as for training, without the label; the answers are one file, like the
+second. A file that holds other answers is not overwritten.
 """
 
 import argparse
@@ -26,107 +26,95 @@ from data import Example, dev_batches, encode
 from leebert import early_exit
 from support.checkpoints import read_object
 from support.errors import UserError, command
-from support.glue import GLUE, HIGHEST, read_examples
+from support.glue import GLUE, HIGHEST, read_examples, with_labels
 from support.own import read_examples as read_own_examples
 from support.runs import write
 from tools.ask import load_run
 
-RECORD = "rule.tsv"  # written last
+COLUMNS = ("index", "prediction", "exit", "rule", "threshold")
 
 
 def operating_point(folder, M):
     """Rule and threshold that result.json marks; if none does, a patience that never leaves."""
-    path = folder / "result.json"
-    try:
-        point = read_object(path)["operating_point"]
-        return (point["rule"], point["threshold"]) if point else ("patience", M)
-    except (OSError, LookupError, TypeError) as error:
-        raise UserError(f"{path}: no rule and threshold to take from it ({error!r})") from None
+    point = read_object(folder / "result.json").get("operating_point")
+    return (point["rule"], point["threshold"]) if point else ("patience", M)
 
 
 def read_threshold(rule, text, M):
     """From the command line; a rule of your own may have any finite one. UserError."""
     ranges = dict(patience=(1, M), always=(1, M), entropy=(0, 1), confidence=(0, 1))
     low, high = ranges.get(rule, (-1e300, 1e300))
-    whole = rule in ("patience", "always")
-    with suppress(TypeError, ValueError):  # None or no number
+    with suppress(TypeError, ValueError):  # None, or not such a number
         number = float(text)
-        if low <= number <= high and not (whole and number % 1):
-            return number if number % 1 else int(number)
-    kind = "a whole number" if whole else "a number"
-    raise UserError(
-        f"the threshold of {rule} must be {kind} from {low:g} to {high:g}, not {text!r}"
-    )
+        whole = number % 1 == 0
+        if low <= number <= high and (whole or low != 1):
+            return int(number) if whole else number
+    kind = "a whole number" if low == 1 else "a number"
+    raise UserError(f"the threshold of {rule} must be {kind}, {low:g} to {high:g}, not {text!r}")
 
 
-def check_tests(task, data_dir):
-    """UserError, before hours of training, if there is nothing to answer."""
-    if task.name not in GLUE:
-        raise UserError("--predict is for GLUE; later: tools.predict RUN --file FILE --out FILE")
-    if not task.test or (task.dev_mismatched and not task.test_mismatched):
-        raise UserError(f"--predict: no test file of {task.name} in {data_dir}")
-
-
-def answer(run, path, rows, how, device):
-    """rows of texts, how: (rule, threshold) -> a table with columns index, prediction, exit."""
+def answer(run, path, examples, how, device):
+    """Texts and how, (rule, threshold) -> rows of the answers; the first row names the columns."""
     model, tokenizer, config = run
-    encoded = encode(tokenizer, [Example(*row) for row in rows], config["max_length"])
-    answers, layers = np.zeros(len(rows)), np.zeros(len(rows), dtype=int)
+    encoded = encode(tokenizer, [Example(*row) for row in examples], config["max_length"])
+    answers, layers = np.zeros(len(examples)), np.zeros(len(examples), dtype=int)
     for places, batch in dev_batches(encoded, device):
         found = early_exit(model, batch, *how)
         answers[places], layers[places] = (x.cpu() for x in found)
-    print(f"{path}: {len(rows)} examples, {how[0]} {how[1]:g}, "
-          f"mean exit {layers.mean():.2f} of {len(model.exits)}")  # fmt: skip
-    labels = config["labels"]
-    score = len(labels) == 1
-    words = [f"{min(max(x, 0), HIGHEST):.3f}" if score else labels[int(x)] for x in answers]
-    return dict(index=range(len(rows)), prediction=words, exit=layers)
+    print(f"{path}: {len(examples)} examples, {how[0]} {how[1]}, mean exit {layers.mean():.2f}")
+    if len(labels := config["labels"]) == 1:
+        words = [f"{x:.3f}" for x in answers.clip(0, HIGHEST)]
+    else:
+        words = [labels[int(x)] for x in answers]
+    return [COLUMNS, *((i, words[i], m, *how) for i, m in enumerate(layers))]
 
 
 def own_answers(run, file, how, device):
-    """A file of your own -> the table of its answers, with rule and threshold."""
-    rows, pairs = read_own_examples(file, labelled=False), run[2]["pairs"]
-    if pairs != (rows[0][2] is not None):
+    """A file of your own -> rows of its answers."""
+    examples, pairs = read_own_examples(file, labelled=False), run[2]["pairs"]
+    if pairs != (examples[0][2] is not None):
         raise UserError(f"{file}: the run was trained on {'pairs' if pairs else 'single texts'}")
-    table = answer(run, file, [(a, b, -1) for _, a, b, _ in rows], how, device)
-    return table | dict(rule=[how[0]] * len(rows), threshold=[how[1]] * len(rows))
+    return answer(run, file, with_labels(examples, None), how, device)
 
 
 def glue_answers(run, how, device):
-    """The test sets of the run's task -> name of a file -> its table."""
-    config, tables = run[2], {}
-    if (task := config["task"]) not in GLUE:
-        reason = f"trained on {task}, and GLUE's server has no such task"
-        raise UserError(f"{reason}; --file FILE --out FILE answers any file")
-    name, suffixes = GLUE[task].folder, {"_matched": "-m", "_mismatched": "-mm"}
-    for suffix, short in suffixes.items() if task == "mnli" else [("", "")]:
-        path = Path(config["data_dir"]) / name / f"test{suffix}.tsv"
-        table = answer(run, path, read_examples(GLUE[task], path, labelled=False), how, device)
-        tables[f"{name}{short}.tsv"] = table
-        tables[f"{name}{short}-exits.tsv"] = {"index": table["index"], "exit": table.pop("exit")}
-    return tables | {RECORD: {"rule": [how[0]], "threshold": [how[1]]}}
+    """The test sets of the run's task -> name of a file -> its rows."""
+    files, task = {}, run[2]["task"]
+    if task not in GLUE:
+        raise UserError(f"GLUE has no task {task}; --file FILE --out FILE answers any file")
+    folder, tests = GLUE[task].folder, {"": "test"}
+    if task == "mnli":
+        tests = {"-m": "test_matched", "-mm": "test_mismatched"}
+    for suffix, test in tests.items():
+        path = Path(run[2]["data_dir"], folder, f"{test}.tsv")
+        rows = answer(run, path, read_examples(GLUE[task], path, labelled=False), how, device)
+        files[f"{folder}{suffix}.tsv"] = [row[:2] for row in rows]
+        files[f"{folder}{suffix}-exits.tsv"] = rows
+    return files
+
+
+def content(rows):
+    """-> bytes. A class may be called by a name with a tab in it: csv quotes that."""
+    buffer = io.StringIO()
+    csv.writer(buffer, delimiter="\t", lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode()
 
 
 def predict(folder, rule=None, threshold=None, device="cpu", file=None, out=None):
     """Write the files -> their paths. All is computed first: an error leaves no file."""
-    run = load_run(folder)
-    M, place = len(run[0].to(device).exits), Path(out or folder)
+    run, place = load_run(folder), Path(out or folder)
+    M = len(run[0].to(device).exits)
     how = (rule, read_threshold(rule, threshold, M)) if rule else operating_point(Path(folder), M)
     if file:
         files = {place: own_answers(run, file, how, device)}
     else:
-        files = {place / name: x for name, x in glue_answers(run, how, device).items()}
-    for path, table in files.items():
-        buffer = io.StringIO()  # a class may be called by a name with a tab in it: csv quotes that
-        lines = csv.writer(buffer, delimiter="\t", lineterminator="\n")
-        lines.writerows([table, *zip(*table.values(), strict=True)])
-        files[path] = buffer.getvalue().encode()
-        if path.exists() and path.read_bytes() != files[path]:
+        files = {place / name: rows for name, rows in glue_answers(run, how, device).items()}
+    for path, rows in files.items():
+        if path.exists() and path.read_bytes() != content(rows):
             raise UserError(f"{path} holds other answers; move it away, or name another by --out")
-    for path, content in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, content)
-    return [path for path in files if path.name != RECORD]
+    for path, rows in files.items():
+        write(path, content(rows))
+    return list(files)
 
 
 def main():

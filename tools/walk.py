@@ -12,36 +12,28 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bert import Bert, BertConfig, load_bert
-from data import load_tokenizer
-from support.errors import UserError, command
-
-USAGE = "usage: python -m tools.walk [FOLDER [SENTENCE]]"
-
-
-def encoded(folder, sentence):
-    """-> bert, tokens, ids (1, T); without a folder, a small random encoder of these words."""
-    torch.manual_seed(0)
-    if not folder:
-        tokens = ["[CLS]", *sentence.split(), "[SEP]"]
-        bert = Bert(BertConfig(len(tokens), 32, 3, 4, 64))  # vocabulary, H, M, A, feed-forward
-        return bert, tokens, torch.arange(len(tokens))[None]
-    bert = load_bert(folder)
-    tokenizer = load_tokenizer(folder, bert.config.vocab_size)
-    encoding, longest = tokenizer.encode(sentence), bert.config.max_position_embeddings
-    if len(encoding.ids) > longest:
-        raise UserError(f"{len(encoding.ids)} tokens, but the model has {longest} positions")
-    return bert, encoding.tokens, torch.tensor([encoding.ids])
+from data import load_tokenizer, toy_tokenizer
+from support.errors import command
 
 
 def walk(folder="", sentence="ann calls it dull . carl disagrees ."):
     """Print the shape and the meaning of each tensor on the way through the encoder."""
-    bert, tokens, input_ids = encoded(folder, sentence)
+    torch.manual_seed(0)
+    if folder:
+        bert = load_bert(folder)
+        tokenizer = load_tokenizer(folder, bert.config.vocab_size)
+    else:
+        tokenizer = toy_tokenizer()
+        bert = Bert(BertConfig(tokenizer.get_vocab_size(), 32, 3, 4, 64))  # H, M, A, feed-forward
     bert.eval()
+    tokenizer.enable_truncation(bert.config.max_position_embeddings)
+    encoding = tokenizer.encode(sentence)
+    input_ids = torch.tensor([encoding.ids])
 
     def show(what, tensor, meaning):
         print(f"{what:<22}{str(tuple(tensor.shape)):<18}{meaning}")
 
-    print(f"tokens: {' '.join(tokens)}\n")
+    print(f"tokens: {' '.join(encoding.tokens)}\n")
     show("input_ids", input_ids, "(B, T)     a number for each token")
     with torch.no_grad():
         hidden = bert.embed(input_ids)
@@ -58,8 +50,8 @@ def walk(folder="", sentence="ann calls it dull . carl disagrees ."):
 
 
 def main():
-    argv = sys.argv[1:]
-    command(lambda: walk(*argv), usage=len(argv) > 2 and USAGE)
+    usage = "usage: python -m tools.walk [FOLDER [SENTENCE]]"
+    command(lambda: walk(*sys.argv[1:]), usage=len(sys.argv) > 3 and usage)
 
 
 if __name__ == "__main__":
