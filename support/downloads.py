@@ -14,8 +14,7 @@ from support.errors import UserError
 from support.runs import write
 
 GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
-MRPC_URL = "https://dl.fbaipublicfiles.com/senteval/senteval_data/"
-MRPC_FILES = ("msr_paraphrase_train.txt", "msr_paraphrase_test.txt")
+MRPC_URL = "https://dl.fbaipublicfiles.com/senteval/senteval_data/msr_paraphrase_"
 # `sha256sum --ignore-missing -c` reads this file too, and checks what was downloaded by hand.
 SUMS = Path(__file__).with_name("SHA256SUMS").read_text(encoding="utf-8").splitlines()
 SHA256 = {name: digest for digest, name in map(str.split, SUMS)}
@@ -81,16 +80,18 @@ def download_glue(name, spec, paths):
     folder, names = paths[0].parent, ", ".join(path.name for path in paths)
     instead = f"Put GLUE's files {names} into {folder}, or name its parent with --data-dir"
     archive = spec.archive or f"{spec.folder}.zip"
-    urls = [GLUE_URL + archive, *(MRPC_URL + file for file in MRPC_FILES if name == "mrpc")]
+    urls = [GLUE_URL + archive]
+    if name == "mrpc":
+        urls += [f"{MRPC_URL}train.txt", f"{MRPC_URL}test.txt"]
     contents = download(urls, folder, f"data for {name}", instead)
     if name == "mrpc":
-        contents = mrpc_files(contents)
+        files = mrpc_files(contents)
     else:
-        with zipfile.ZipFile(io.BytesIO(contents[archive])) as z:
-            contents = {path.name: z.read(f"{spec.folder}/{path.name}") for path in paths}
+        archive = zipfile.ZipFile(io.BytesIO(contents[archive]))
+        files = {path.name: archive.read(f"{spec.folder}/{path.name}") for path in paths}
     for path in reversed(paths):  # train last: an interrupted download starts again
         if not path.exists():  # a file of the user's own stays
-            write(path, contents[path.name])
+            write(path, files[path.name])
 
 
 def find_model(name, cache_dir="models"):

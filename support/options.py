@@ -63,9 +63,7 @@ def stored_settings(values, given):
     stored = read_object(path)
     for name in given.keys() - {"resume", "predict"}:
         if values[name] != stored.get(name):
-            raise UserError(
-                f"{flag(name)}: this run started with {stored.get(name)!r}; leave it out"
-            )
+            raise UserError(f"{flag(name)}: this run has {stored.get(name)!r}; leave it out")
     changed = {"resume": str(path.parent), "predict": values["predict"] or stored.get("predict")}
     return {name: stored.get(name) for name in values} | changed
 

@@ -33,12 +33,9 @@ def by_level(examples, of_exits, predictions, layers):
     rows = []
     for level in np.unique(levels[levels > 0]):
         these = levels == level
-        rows.append({
-            "level": int(level),
-            "acc": float(np.mean(predictions[these] == labels[these])),
-            "mean_exit": float(layers[these].mean()),
-            "exits": [float(np.mean(answers[these] == labels[these])) for answers in of_exits],
-        })  # fmt: skip
+        acc, *exits = (float(np.mean(x[these] == labels[these])) for x in (predictions, *of_exits))
+        mean_exit = float(layers[these].mean())
+        rows.append({"level": int(level), "acc": acc, "mean_exit": mean_exit, "exits": exits})
     return rows
 
 
@@ -50,15 +47,14 @@ def report(result):
     def cells(row):
         return "  ".join(f"{row[name]:{max(6, len(name))}.3f}" for name in metrics)
 
-    print("\nrule        threshold  " + "  ".join(f"{name:>6}" for name in metrics), end="")
-    print("  mean exit  speed-up: layers  wall clock  over mix")
+    names = "  ".join(f"{name:>6}" for name in metrics)
+    print(f"\nrule        threshold  {names}  mean exit  speed-up: layers  wall clock  over mix")
     for row in result["sweep"]:
         mark = "  <- at most one point lost" if row == result["operating_point"] else ""
-        print(
-            f"{row['rule']:<12}{row['threshold']:>9}  {cells(row)}  {row['mean_exit']:9.2f}"
-            f"  {row['speedup_layers']:15.2f}x  {row['speedup_wall']:9.2f}x"
-            f"  {row['over_mix']:+8.3f}{mark}"
-        )
+        speed = f"{row['speedup_layers']:15.2f}x  {row['speedup_wall']:9.2f}x"
+        gain = f"{row['over_mix']:+8.3f}{mark}"
+        rule = f"{row['rule']:<12}{row['threshold']:>9}"
+        print(f"{rule}  {cells(row)}  {row['mean_exit']:9.2f}  {speed}  {gain}")
     print(f"{'none':<21}  {cells(result['majority'])}   (always the {constant})")
     print("over mix: above the best random mix of fixed exits with the same mean exit")
     losses = [row["loss"] for row in result["exits"]]

@@ -99,24 +99,21 @@ def test_dropout_acts_in_four_kinds_of_places(monkeypatch):
 
 
 def rewrite(folder, change):
-    """Load the folder's tensors, let `change` edit the dict, write it back."""
+    """change: the folder's tensors -> those to write in their place."""
     path = folder / "model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file({name: t.contiguous() for name, t in tensors.items()}, path)
+    save_file({name: x.contiguous() for name, x in change(load_file(path)).items()}, path)
 
 
 def test_both_naming_styles_load_the_same(tiny_folder, capsys):
     modern = load_bert(tiny_folder).state_dict()
 
     def to_2018(tensors):
-        for name in list(tensors):
-            old = "bert." + name
-            if "LayerNorm" in name:
-                old = old.replace(".weight", ".gamma").replace(".bias", ".beta")
-            tensors[old] = tensors.pop(name)
-        tensors["cls.predictions.bias"] = torch.zeros(37)
-        tensors["bert.embeddings.position_ids"] = torch.arange(17)[None]
+        old = {f"bert.{name}": x for name, x in tensors.items()}
+        for name in [name for name in old if "LayerNorm" in name]:
+            short = name.replace(".weight", ".gamma").replace(".bias", ".beta")
+            old[short] = old.pop(name)
+        old["bert.embeddings.position_ids"] = torch.arange(17)[None]
+        return old | {"cls.predictions.bias": torch.zeros(37)}
 
     rewrite(tiny_folder, to_2018)
     old = load_bert(tiny_folder).state_dict()
@@ -138,14 +135,8 @@ def test_both_naming_styles_load_the_same(tiny_folder, capsys):
     ({"embeddings.LayerNorm.bias": 20}, r"shape \(20,\), .* for \(21,\)"),
 ])  # fmt: skip
 def test_a_wrong_tensor_is_named(tiny_folder, new, message):
-    def change(tensors):
-        for name, size in new.items():
-            if size is None:
-                del tensors[name]
-            else:
-                tensors[name] = torch.zeros(size)
-
-    rewrite(tiny_folder, change)
+    new = {name: size if size is None else torch.zeros(size) for name, size in new.items()}
+    rewrite(tiny_folder, lambda old: {n: x for n, x in (old | new).items() if x is not None})
     with pytest.raises(ValueError, match=message) as caught:
         load_bert(tiny_folder)
     assert str(tiny_folder) in str(caught.value)
