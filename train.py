@@ -381,10 +381,10 @@ def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
     # What always answering the most frequent class scores; in a regression, the mean.
     constant = np.bincount(labels).argmax() if task.num_classes > 1 else labels.mean()
     w_ce, w_kd = (w.tolist() for w in loss_weights())
-    method = {"teachers": config.teachers, "weights": config.weights}
+    optimize = optimize_of(config)
     return {
         "task": config.task, "model": config.model, "seed": config.seed,
-        "method": {**method, "optimize": optimize_of(config)},
+        "method": {"teachers": config.teachers, "weights": config.weights, "optimize": optimize},
         "parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 1),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "metric": metric, "dev_examples": len(task.dev),
@@ -405,7 +405,11 @@ def run(config):
         else:
             train_and_evaluate(config, folder, device)
         if RANK == 0:
-            finish(config, folder, device)
+            (folder / runs.CHECKPOINT).unlink(missing_ok=True)
+            if not (folder / "report.png").exists():
+                print(picture.draw(folder))
+            if config.predict and not list(folder.glob("*-exits.tsv")):
+                print("written:", *predict.predict(folder, device=device))
     return folder
 
 
@@ -443,15 +447,6 @@ def train_and_evaluate(config, folder, device):
         runs.write_json(result, folder / "result.json")
         report.report(result)
         print(f"\ntrained in {seconds:.0f} s; everything is in {folder}")
-
-
-def finish(config, folder, device):
-    """What a run with a result still lacks: the picture, the answers to the test set."""
-    (folder / runs.CHECKPOINT).unlink(missing_ok=True)
-    if not (folder / "report.png").exists():
-        print(picture.draw(folder))
-    if config.predict and not list(folder.glob("*-exits.tsv")):
-        print("written:", *predict.predict(folder, device=device))
 
 
 def start():

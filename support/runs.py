@@ -20,6 +20,7 @@ from support.errors import UserError
 from support.processes import RANK, WORLD
 
 CHECKPOINT = "checkpoint.pt"
+INTERRUPTIONS = (KeyboardInterrupt, OSError, RuntimeError, MemoryError)
 
 
 def run_folder(config):
@@ -60,9 +61,7 @@ def interruptible(folder, new):
             for path in (config, log, folder / "tokenizer.json"):
                 path.unlink(missing_ok=True)
             folder.rmdir()
-        elif RANK == 0 and isinstance(
-            error, (KeyboardInterrupt, OSError, RuntimeError, MemoryError)
-        ):
+        elif RANK == 0 and isinstance(error, INTERRUPTIONS):
             python = "python" if WORLD == 1 else f"torchrun --nproc-per-node={WORLD}"
             print(f"to continue: {python} train.py --resume {quote(str(folder))}", file=sys.stderr)
         raise

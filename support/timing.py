@@ -41,8 +41,8 @@ def speedups(reference, rivals, batches, budget):
     stride = -(-len(batches) // min(MOST, max(1, int(affordable))))
     sample = [type(b)(*(x[:rows] for x in b)) for b in batches[stride // 2 :: stride]]
     expected = per_batch * len(sample) * rows / len(largest.input_ids)
-    print(f"timing {len(rivals)} settings on {len(sample)} of {len(batches)} batches, {rows} rows "
-          f"each: at most {expected:.0f} s", flush=True)  # fmt: skip
+    what = f"{len(rivals)} settings on {len(sample)} of {len(batches)} batches, {rows} rows each"
+    print(f"timing {what}: at most {expected:.0f} s", flush=True)
     rounds = [[one_round(batch) for _ in range(ROUNDS + 1)][1:] for batch in sample]
     seconds = np.sum(rounds, axis=0)  # (ROUNDS, rivals, 2)
     return np.median(seconds[..., 0] / seconds[..., 1], axis=0).tolist()
