@@ -7,8 +7,7 @@ The rule of the splits. Every number of this project stands or falls with it:
     dev    GLUE's dev       reports, and chooses the exit threshold; no gradient ever sees it
     test   GLUE's test      has no labels in GLUE's files
 
-d1 and d2 are cut from train by `split_train`, once, and only for a method that reads d2. With
---redraw they are cut again in every epoch, and the rule holds within each of them.
+d1 and d2 are cut from train by `split_train`, once, and only for a method that reads d2.
 
     symbol  meaning                               in the code               shape
     N       examples of a split                   Task.train, .dev, .test   lists of Example

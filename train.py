@@ -78,7 +78,6 @@ class Config:
     omega_every: int = option(8, "update the loss weights every N steps", limits=POSITIVE)
     temperature: float = option(1.0, "of the distillation", limits=POSITIVE)
     d2_fraction: float = option(0.2, "fraction of train held out as d2", limits=PART)
-    redraw: bool = option(False, "cut train into d1 and d2 again in every epoch")
     # The optimization
     epochs: float = option(3, "passes over train; 1 for model toy", limits=MODERATE)
     batch_size: int = option(16, "examples; 64 for model toy", limits=MODERATE)
@@ -143,8 +142,13 @@ def prepare(config):
     return task, tokenizer, model
 
 
-def make_optimizers(model, loss_weights, config, updates):
-    """-> optimizers of Theta and of Omega; updates: how many Omega will get in the whole run.
+def total_steps(config, N):
+    """Updates of Theta in the whole run, on N examples."""
+    return max(1, round(config.epochs * math.ceil(N / config.batch_size)))
+
+
+def make_optimizers(model, loss_weights, config, total):
+    """-> optimizers of Theta and of Omega, for a run of `total` steps.
 
     AdamW for Theta, with weight decay on matrices only, as BERT was trained, and beta2 = .98, as
     RoBERTa is fine-tuned: .999 averages over more steps than a short run has. Adam for Omega
@@ -158,7 +162,8 @@ def make_optimizers(model, loss_weights, config, updates):
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [dict(params=matrices, weight_decay=config.weight_decay), dict(params=vectors)]
     theta = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    eta, eps = config.omega_reach / updates, 1e-8 * config.step_size
+    eta = config.omega_reach / math.ceil(total / config.omega_every)
+    eps = 1e-8 * config.step_size
     return theta, torch.optim.Adam(loss_weights.parameters(), lr=eta, eps=eps)
 
 
@@ -179,10 +184,9 @@ def make_batches(config, encoded, step, device):
     N, B, optimize = len(encoded.labels), config.batch_size, optimize_of(config)
     d1 = d2 = np.arange(N)
     if optimize in ("bilevel", "cross"):
-        epoch = step // math.ceil(N / B)
-        rng = data.generator(config.seed, "cut", epoch if config.redraw else 0)
+        rng = data.generator(config.seed, "cut", 0)
         d1, d2 = data.split_train(encoded.labels, config.d2_fraction, rng)
-        print(f"epoch {epoch + 1}: d1 {len(d1)} examples, d2 {len(d2)}")
+        print(f"d1 {len(d1)} examples, d2 {len(d2)}")
     from_d1 = config.lam / (1 + config.lam) if optimize == "cross" else 0.0
     updates = math.ceil(step / config.omega_every)  # of Omega, before this step
 
@@ -219,23 +223,18 @@ def train(config, model, loss_weights, encoded, folder, log):
     is one pass and a quarter over d1.
     """
     device, optimize = next(model.parameters()).device, optimize_of(config)
-    steps_per_epoch = math.ceil(len(encoded.labels) / config.batch_size)
-    total = max(1, round(config.epochs * steps_per_epoch))
-    hyper = Hyper(
-        xi=config.step_size, lam=config.lam, tau=config.temperature,
-        form=config.hypergradient, max_norm=config.max_norm,
-    )  # fmt: skip
-    updates = math.ceil(total / config.omega_every)
-    optimizers = make_optimizers(model, loss_weights, config, updates)
+    total = total_steps(config, len(encoded.labels))
+    form, max_norm = config.hypergradient, config.max_norm
+    hyper = Hyper(config.step_size, config.lam, config.temperature, form, max_norm)
+    optimizers = make_optimizers(model, loss_weights, config, total)
     parts = dict(model=model, weights=loss_weights, theta=optimizers[0], omega=optimizers[1])
     first, tokens, seconds = runs.resume(folder, parts, log) or (0, 0, 0.0)
     start = time.perf_counter() - seconds
     seconds_to_write = 1e-7 * sum(p.numel() for p in model.parameters())  # a guess: 120 MB/s
     checkpoint_due = time.perf_counter() + CHECKPOINT_INTERVAL * max(1, seconds_to_write)
+    batches_of_steps = make_batches(config, encoded, first, device)
     model.train()
     for step in range(first, total):
-        if step == first or config.redraw and step % steps_per_epoch == 0:
-            batches_of_steps = make_batches(config, encoded, step, device)
         for group in optimizers[0].param_groups:
             group["lr"] = learning_rate(step, total, config)
         dropout = data.generator(config.seed, "dropout", step * WORLD + RANK)
@@ -270,11 +269,9 @@ def all_logits(model, encoded, device):
 def evaluate_exits(logits, labels, metrics):
     """logits (M, N, C) -> one dict an exit: metrics, and the loss that the judge would lower."""
     losses = leebert.cross_entropies(logits, torch.from_numpy(labels)).tolist()  # (M,)
-    pairs = zip(answers(logits).numpy(), losses, strict=True)
-    return [
-        {"exit": m, **data.scores(predictions, labels, metrics), "loss": loss}
-        for m, (predictions, loss) in enumerate(pairs, start=1)
-    ]
+    scores = [data.scores(predictions, labels, metrics) for predictions in answers(logits).numpy()]
+    pairs = zip(scores, losses, strict=True)
+    return [{"exit": m, **score, "loss": loss} for m, (score, loss) in enumerate(pairs, start=1)]
 
 
 @torch.inference_mode()
@@ -363,21 +360,22 @@ def parse(argv):
     return config
 
 
-def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
+def result_of(config, task, tokenizer, model, loss_weights, seconds):
     """What goes into result.json."""
-    device, metric, labels = next(model.parameters()).device, task.metrics[0], dev_set.labels
+    device, metric = next(model.parameters()).device, task.metrics[0]
+    dev_set = data.encode(tokenizer, task.dev, config.max_length)
     model.eval()
-    logits, more = all_logits(model, dev_set, device), {}
+    labels, logits, extra = dev_set.labels, all_logits(model, dev_set, device), {}
     exits = evaluate_exits(logits, labels, task.metrics)
     if task.dev_mismatched:
         other = data.encode(tokenizer, task.dev_mismatched, config.max_length)
         rows = evaluate_exits(all_logits(model, other, device), other.labels, task.metrics)
-        more["exits_mismatched"] = rows
+        extra["exits_mismatched"] = rows
     batches = [batch for _, batch in data.dev_batches(dev_set, device)]
     rows = sweep(model, batches, logits, labels, task.metrics, budget=max(10, seconds / 3))
     point = operating_point(rows, exits[-1][metric], metric)
-    how = (point["rule"], point["threshold"]) if point else ("always", len(exits))
-    early = (x.numpy() for x in leebert.exits_from_logits(logits, *how))
+    rule, threshold = (point["rule"], point["threshold"]) if point else ("always", len(exits))
+    early = (x.numpy() for x in leebert.exits_from_logits(logits, rule, threshold))
     # What always answering the most frequent class scores; in a regression, the mean.
     constant = np.bincount(labels).argmax() if task.num_classes > 1 else labels.mean()
     w_ce, w_kd = (w.tolist() for w in loss_weights())
@@ -389,7 +387,7 @@ def result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds):
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "metric": metric, "dev_examples": len(task.dev),
         "majority": data.scores(np.full_like(labels, constant), labels, task.metrics),
-        "exits": exits, **more, "sweep": rows, "operating_point": point,
+        "exits": exits, **extra, "sweep": rows, "operating_point": point,
         "levels": report.by_level(task.dev, answers(logits).numpy(), *early),
         "weights": {"ce": w_ce, "kd": w_kd},
     }  # fmt: skip
@@ -429,7 +427,6 @@ def train_and_evaluate(config, folder, device):
     if config.weights == "depth":
         leebert.set_depth_weights(loss_weights)
     train_set = data.encode(tokenizer, task.train, config.max_length)
-    dev_set = data.encode(tokenizer, task.dev, config.max_length)
     facts = {
         "bert": asdict(model.bert.config), "labels": list(task.labels),
         "pairs": task.train[0].text_b is not None, "processes": WORLD,
@@ -443,7 +440,7 @@ def train_and_evaluate(config, folder, device):
     if RANK == 0:
         runs.save(model, folder / "model.safetensors")
         print("evaluating every exit, and every rule at every threshold")
-        result = result_of(config, task, tokenizer, model, loss_weights, dev_set, seconds)
+        result = result_of(config, task, tokenizer, model, loss_weights, seconds)
         runs.write_json(result, folder / "result.json")
         report.report(result)
         print(f"\ntrained in {seconds:.0f} s; everything is in {folder}")

@@ -84,8 +84,7 @@ def in_parts(part_of):
     """part_of: one of the functions above -> what stands in for train.train."""
 
     def train_in_parts(config, model, loss_weights, encoded, *args):
-        steps_per_epoch = math.ceil(len(encoded.labels) / config.batch_size)
-        total = max(1, round(config.epochs * steps_per_epoch))
+        total = train.total_steps(config, len(encoded.labels))
         numbers = itertools.count()
 
         def step(model, loss_weights, optimizers, batches, hyper, optimize):

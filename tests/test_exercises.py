@@ -231,7 +231,7 @@ MISTAKES[7] = [
 OPTION = 'judge: str = option("held-out", "", ("held-out", "train"))'
 SPLITS = 'optimize in ("bilevel", "cross")'
 SOLUTIONS[8] = [
-    ("redraw: bool", f"{OPTION}\n    redraw: bool"),
+    ("# The optimization", f"{OPTION}\n    # The optimization"),
     (f"if {SPLITS}:", f'if {SPLITS} and config.judge == "held-out":'),
     ('"d2", updates)', '"d2", updates)'),
     ('"d1_judge", updates)', '"d1_judge", updates)'),

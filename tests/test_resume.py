@@ -69,7 +69,7 @@ def wait_for_lines(process, folder, count):
 @pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
 @pytest.mark.parametrize("seed, more", [
     (0, ["--epochs=9"]),
-    (1, ["--epochs=9", "--redraw", "--omega-every=3", "--hypergradient=difference"]),
+    (1, ["--epochs=9", "--omega-every=3", "--hypergradient=difference"]),
     (2, ["--epochs=12", "--optimize=single", "--log-every=3"]),
 ])  # fmt: skip
 def test_killed_and_resumed_a_run_ends_as_if_it_had_not_been(workplace, tmp_path, seed, more):
@@ -232,7 +232,6 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
     parse([resume, "--lr=1e-3", "--seed=0"])  # the same: no objection
     for argv, message in (
         ([resume, "--lr=2.0"], "^--lr: this run has 0.001; leave it out$"),
-        ([resume, "--redraw"], "^--redraw: this run has False; leave it out$"),
         ([f"--resume={tmp_path / 'nowhere'}"], "nowhere: no config.json there, so not a run$"),
         (["--resume", ""], "^--resume : no config.json there, so not a run$"),
         (options(workplace, out=folder), "holds a run; name another, or --resume"),
@@ -245,7 +244,7 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
         ({"lr": 0}, "config.json: --lr must be positive and finite, not 0$"),
         ({"lr": None}, "config.json: --lr must be positive and finite, not None$"),
         ({"epochs": "1"}, "config.json: --epochs must be positive and at most 10,000, not '1'$"),
-        ({"redraw": 1}, "config.json: --redraw must be bool, not 1$"),
+        ({"predict": 1}, "config.json: --predict must be bool, not 1$"),
         ({"optimize": "x"}, "json: --optimize must be one of single, bilevel, cross, not 'x'$"),
         ({"task": "imdb"}, "config.json: --task must be one of toy, .*, not 'imdb'$"),
     ):
