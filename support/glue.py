@@ -65,9 +65,13 @@ def short(words):
 
 
 def column_names(where, names):
-    """Letter case and blanks around a name do not count. UserError if two are the same."""
+    """Letter case and blanks around a name do not count. UserError if two are the same.
+
+    Columns without a name, as spreadsheets leave them, may be several.
+    """
     names = [name.strip().lower() for name in names]
-    if len(set(names)) < len(names):
+    named = [name for name in names if name]
+    if len(set(named)) < len(named):
         raise UserError(f"{where}: duplicate column name: {short(names)}")
     return names
 
@@ -101,8 +105,8 @@ def pick(path, rows, texts, label):
     for where, row in rows:
         cells, y = [row.get(name) for name in texts], row.get(label) if label else ""
         if not all(isinstance(x, str) for x in cells) or not isinstance(y, (str, int, float)):
-            need = f"text in {', '.join(texts)}" + (f", and a {label}" if label else "")
-            raise UserError(f"{where}: there must be {need}; columns: {short(row)}")
+            need = ", ".join([*texts, label] if label else texts)
+            raise UserError(f"{where}: needs text under {need}; its columns are {short(row)}")
         examples.append((where, *(*cells, None)[:2], str(y)))
     if not examples:
         raise UserError(f"{path}: no examples in this file")

@@ -238,8 +238,8 @@ S, PAIR = "sentence\tlabel\n", "sentence1\tsentence2\tscore\n"
     ("sst2", S.encode() + b"a\t1\n1\t\xff\n", "train.tsv:3: not UTF-8; save the file as"),
     ("sst2", "a\tA\n1\t2\n", "train.tsv:1: duplicate column name: a, a"),
     ("sst2", S + "a\t0\nb\t2\n", "train.tsv:3: label '2' is not one of 0, 1"),
-    ("sst2", "text\tlabel\na\t0\n", "train.tsv:2: there must be text in sentence, and a label; "),
-    ("sst2", "index\tsentence\n0\ta\n", "train.tsv:2: there must be text in sentence, and a label"),
+    ("sst2", "text\tlabel\na\t0\n", "train.tsv:2: needs text under sentence, label; its"),
+    ("sst2", "index\tsentence\n0\ta\n", "train.tsv:2: needs text under sentence, label; its"),
     ("stsb", PAIR + "a\tb\t5\na\tb\t5.1\n", ":3: label '5.1' is not a number from 0 to 5"),
     ("stsb", PAIR + "a\tb\tnan\n", "train.tsv:2: label 'nan' is not"),
     ("stsb", PAIR + "a\tb\thigh\n", "train.tsv:2: label 'high' is not"),
@@ -274,7 +274,7 @@ ONE, TWO = ('say "hi",\tthere\nyou', None, 1), ("b", None, 0)  # what four of th
 
 
 @pytest.mark.parametrize("name, content, rows, said", [
-    ("a.csv", 'Text,LABEL\r\n"say ""hi"",\tthere\nyou",pos\r\n\r\nb,neg', [ONE, TWO], ""),
+    ("a.csv", 'Text,LABEL,,\r\n"say ""hi"",\tthere\nyou",pos,,\r\n\r\nb,neg,,', [ONE, TWO], ""),
     ("a.json", '{"labels": "pos", "sentence": "say \\"hi\\",\\tthere\\nyou"}\n\n'
                '{"sentence": "b", "labels": "neg", "more": null}', [ONE, TWO], ""),
     ("a.tsv", '\ttext\tlabel\n0\t"say ""hi"",\tthere\nyou"\tpos \n1\tb\tneg\n', [ONE, TWO],
@@ -321,8 +321,8 @@ def test_what_looks_like_a_slip_is_said(tmp_path, capsys):
     ("a.csv", "label,text\n0,a,b\n", "a.csv:2: expected 2 columns, found 3"),
     ("a.csv", 'label,text\n0,a\n1,"b\n0,c\n', "a.csv:3: unexpected end of data; is every"),
     ("a.csv", b"label,text\n0,a\n1,\xff\n", "a.csv:3: not UTF-8; save the"),
-    ("a.json", '{"label": 0, "text": "a"}\n\n{"label": 1}', ":3: there must be text in text"),
-    ("a.json", '{"label": null, "text": "a"}', "a.json:1: there must be text in text"),
+    ("a.json", '{"label": 0, "text": "a"}\n\n{"label": 1}', ":3: needs text under text, label"),
+    ("a.json", '{"label": null, "text": "a"}', "a.json:1: needs text under text, label"),
     ("a.json", '{"label": 1, "text": "\\ud800"}', "surrogates not allowed"),
     ("a.json", '{"label": 1, "text": "", "Text": ""}', "a.json:1: duplicate column name"),
     ("a.csv", "label,text\n", "a.csv: no examples"),

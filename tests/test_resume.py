@@ -19,6 +19,7 @@ from conftest import options, read_log, without_clocks, write
 
 import data
 import train
+from support import runs
 from support.errors import UserError
 from support.runs import CHECKPOINT
 from train import parse
@@ -271,6 +272,15 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(halfway, call):
     assert (folder / CHECKPOINT).read_bytes() == before and not (folder / "partial").exists()
     train.run(parse([f"--resume={folder}"]))
     assert leave(folder) == leave(whole)
+
+
+def test_of_two_runs_with_one_out_the_second_is_refused(tmp_path, monkeypatch):
+    """Also if both saw it empty. A folder that is there and empty will do."""
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter(()))
+    config = parse([f"--out={tmp_path}"])
+    assert runs.run_folder(config) == tmp_path
+    with pytest.raises(UserError, match="holds a run; name another, or --resume or delete it"):
+        runs.run_folder(config)
 
 
 @pytest.mark.skipif(not SIGNALS, reason="no signals on this system")
