@@ -17,7 +17,8 @@ SCRIPTS = ("bert.py", "leebert.py", "data.py", "train.py")
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["docs", "."])
 def test_the_lesson_runs(folder, tmp_path):
-    shutil.copytree(ROOT / "support", tmp_path / "support")
+    for part in ("support", "tools"):
+        shutil.copytree(ROOT / part, tmp_path / part)
     (tmp_path / "docs").mkdir()
     for name in SCRIPTS:
         shutil.copy(ROOT / name, tmp_path)
@@ -44,5 +45,9 @@ def test_what_is_stored():
     assert outputs and all(output["output_type"] != "error" for output in outputs)
     assert all(output.get("name") != "stderr" for output in outputs)  # no warning either
     words = re.sub(r'"image/png": ".*"', "", TEXT)
+    depths = re.findall(
+        r"level \d   mean exit (\S+)", words
+    )  # by level: harder sentences stay longer
+    assert len(depths) == 4 and depths == sorted(depths)
     assert not re.search(r"/(home|root|tmp|Users|usr|opt|work)\b|[A-Z]:\\\\", words)
     assert PATH.stat().st_size < 400_000
