@@ -70,8 +70,5 @@ def check():
         found = [(f"{name}: {sentence}", mistake) for sentence, mistake in mistakes]
         compare(name, result, right, found, tolerance)
     K, passes = len(right[0]) ** 2, backward.call_count
-    require(
-        passes < K,
-        f"by_direction is right, but makes {passes} backward passes for {K} terms: one derivative "
-        "of the vector of all terms, in direction v, is enough",
-    )
+    sentence = f"by_direction is right, but makes {passes} backward passes for {K} terms"
+    require(passes < K, f"{sentence}: one derivative of the vector of terms along v is enough")

@@ -40,8 +40,5 @@ def check():
         [(sentence, everywhere(leaves)) for sentence, leaves in mistakes],
         otherwise="pcee_rule lets other examples leave than the definition does",
     )  # fmt: skip
-    require(
-        rule(history[:2], 0).all(),
-        "with threshold 0 nothing is asked, so everybody leaves at the first exit; history[-0:] is "
-        "the whole history",
-    )
+    sentence = "with threshold 0 everybody leaves at the first exit; history[-0:] is all of history"
+    require(rule(history[:2], 0).all(), sentence)

@@ -32,9 +32,7 @@ def check():
 
     for form, tolerance in (("unrolled", 1e-9), ("jvp", 1e-9), ("difference", 1e-5)):
         what = f"the hypergradient of form {form!r}"
-        sentence = (
-            f"distillation is right, but in {what} the teachers still stand still: follow "
-            "`teacher_logits` on its way to distillation"
-        )
+        sentence = f"distillation is right, but in {what} the teachers still stand still: follow "
+        sentence += "`teacher_logits` on its way to distillation"
         result = leebert.hypergradient(model, weights, batches, leebert.Hyper(xi, lam, form=form))
         compare(what, result, hyper(detach=False), [(sentence, hyper(detach=True))], tolerance)

@@ -46,11 +46,9 @@ def check_ensemble():
     ]  # fmt: skip
     compare("ensemble(history)", leebert.ensemble(history), running_mean(history), mistakes)
     sure = torch.tensor([[[2e3, 0.0]], [[2e3, 0.0]]], dtype=torch.float64)
-    require(
-        leebert.ensemble(sure).isfinite().all(),
-        "ensemble is right, but -inf when the exits are very confident, and then the entropy rule "
-        "sees NaN: a probability rounds to 0; use logsumexp of log_softmax",
-    )
+    sentence = "ensemble is right, but -inf when the exits are very confident, where a probability "
+    sentence += "rounds to 0, and then the entropy rule sees NaN; use logsumexp of log_softmax"
+    require(leebert.ensemble(sure).isfinite().all(), sentence)
 
 
 def check():

@@ -7,7 +7,7 @@ import torch
 import bert
 import leebert
 from exercises.common import compare, gradient, random, require
-from exercises.reference import random_batch, small_bert, small_problem
+from exercises.reference import check_forms, random_batch, small_bert, small_problem
 
 M = 4
 
@@ -17,28 +17,17 @@ def count(module):
 
 
 def check_structure(own, shared):
-    require(
-        f"layers.{M - 1}.ffn_in.weight" in own.state_dict(),
-        "without share_layers nothing may change: M layers, called layers.0, layers.1, ...",
-    )
+    original = f"layers.{M - 1}.ffn_in.weight" in own.state_dict()
+    require(original, "without share_layers nothing may change: M layers, layers.0, layers.1, ...")
     found, one_layer = count(shared), count(own) - (M - 1) * count(bert.Layer(own.config))
-    require(
-        found == one_layer,
-        f"{found} parameters with share_layers; one layer makes {one_layer}, M layers make "
-        f"{count(own)}. Equal numbers at the start are not one layer",
-    )
-    require(
-        len(shared.layers) == M,
-        f"bert.layers has {len(shared.layers)} entries for M = {M} exits: early_exit goes through "
-        "it layer by layer, so it must list the one layer M times",
-    )
+    sentence = f"one layer makes {one_layer} parameters; with share_layers there are {found}"
+    require(found == one_layer, f"{sentence}. Equal numbers at the start are not one layer")
+    sentence = f"early_exit goes through bert.layers, which must list the one layer {M} times"
+    require(len(shared.layers) == M, f"{sentence}; yours has {len(shared.layers)} entries")
     once, all_names = (list(shared.named_parameters(remove_duplicate=x)) for x in (True, False))
-    require(
-        len(once) == len(all_names),
-        "the one layer is registered under several names: safetensors refuses tensors that share "
-        "memory, so train.py stops when it saves, and functional_call does not put the model's "
-        "parameters back; register it once",
-    )
+    sentence = "the one layer has several names, so safetensors refuses to save it, and "
+    sentence += "functional_call does not put its parameters back: register it once"
+    require(len(once) == len(all_names), sentence)
 
 
 def check():
@@ -70,9 +59,7 @@ def check():
     sentence = "the gradient is that of the last use alone: a state is detached on the way"
     compare("the gradient of the shared layer", result, sum(uses), [(sentence, uses[-1])])
 
-    problem, forms = small_problem(share_layers=True), ("jvp", "unrolled")
-    result = [leebert.hypergradient(*problem, leebert.Hyper(0.1, form=form)) for form in forms]
-    compare("the hypergradient `jvp`, against `unrolled`,", *result)
-    model, d1 = problem[0], problem[-1].d1
+    check_forms("a parameter of the shared layer is not put back", share_layers=True)
+    model, _, (d1, *_) = small_problem(share_layers=True)
     answers, _ = leebert.early_exit(model, d1, "confidence", 2.0)
     compare("early_exit at full depth", answers, model(*d1[:3])[-1].argmax(-1))

@@ -44,15 +44,11 @@ def check():
             count = len(set.union(*sets))
             require(count == N, f"{optimize}: {name} gives {count} of {N} examples; expected all")
             inside = all(a <= b for a, b in zip(sets, batches["d1"], strict=True))
-            require(
-                name == "d1" or not inside,
-                f"{optimize}: each batch of {name} lies inside the step's own batch, which the "
-                "look-ahead has just fitted; the judge's must be drawn independently",
-            )
+            sentence = f"{optimize}: each batch of {name} lies inside the step's own, which the "
+            sentence += "look-ahead has just fitted; the judge's must be drawn independently"
+            require(name == "d1" or not inside, sentence)
         different = batches["d2"] != batches.get("d1_judge")
-        require(
-            different, "d2 and d1_judge give the same batches: the judge sees each example twice"
-        )
+        require(different, "d2 and d1_judge give the same batches: the judge sees examples twice")
         later = streams(optimize, "train", step=3)
         same = all(later[name][:9] == sets[3:12] for name, sets in batches.items())
         require(same, "from step 3 on the batches differ: a resumed run would see other examples")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import bert
 import leebert
 from data import Batch
-from exercises.common import flat, random
+from exercises.common import close, compare, flat, random, require
 
 # --------------------------------------------------------------------------------------------------
 # 1. The problem
@@ -100,13 +100,18 @@ def whole_gradient(scalar, model):
     return flat(torch.autograd.grad(scalar, parameters, retain_graph=True, materialize_grads=True))
 
 
-def judge_gradient(model, batches, lam):
-    """v = grad [ F(D2) + lam F(D1) ] at the model's own parameters -> (P,)"""
+def judge_loss(model, batches, lam):
+    """F(D2) + lam F(D1) at the model's own parameters"""
     on_d2, on_d1 = (
         torch.stack([F.cross_entropy(z, batch.labels) for z in model(*batch[:3])]).mean()
         for batch in batches[1:]
     )
-    return whole_gradient(on_d2 + lam * on_d1, model)
+    return on_d2 + lam * on_d1
+
+
+def judge_gradient(model, batches, lam):
+    """v, the gradient of judge_loss -> (P,)"""
+    return whole_gradient(judge_loss(model, batches, lam), model)
 
 
 def term_gradients(model, weights, d1, detach=True):
@@ -120,3 +125,24 @@ def term_gradients(model, weights, d1, detach=True):
 def through_weights(weights, dw):
     """dJ/dw -> dJ/dOmega, as a list"""
     return torch.autograd.grad(weights(), list(weights.parameters()), grad_outputs=dw)
+
+
+# --------------------------------------------------------------------------------------------------
+# 3. What several exercises must leave as it is
+
+
+def check_judge(do):
+    """J is what it was: F of d2 and of d1_judge, with honest labels."""
+    model, _, batches = small_problem()
+    theta, expected = dict(model.named_parameters()), judge_loss(model, batches, 0.7)
+    same = close(leebert.judge_loss(model, theta, batches, leebert.Hyper(0.1, 0.7)), expected)
+    sentence = f"J has changed: {do} in loss_terms, and not in cross_entropies"
+    require(same, f"{sentence}, which the judge calls")
+
+
+def check_forms(sentence, **config):
+    """`jvp` agrees with `unrolled`."""
+    problem, forms = small_problem(**config), ("jvp", "unrolled")
+    result = (leebert.hypergradient(*problem, leebert.Hyper(0.1, form=form)) for form in forms)
+    other = f"the hypergradients `jvp` and `unrolled` differ: {sentence}"
+    compare("the hypergradient", *result, otherwise=other)

@@ -285,7 +285,7 @@ SAID = "torch.cat([{0}[:2], {0}[2:3].roll(1, dims=1), {0}[3:]])"
 TEACHER = KD.replace("teacher_logits", SAID.format("teacher_logits"))
 WRONG_TEACHER = [(KD, TEACHER.replace("2:3", "5:6").replace("3:", "6:").replace(":2]", ":5]"))]
 MISTAKES[10] = [
-    ("the judge sees the fault too", BODY, f"labels = labels.roll(1)\n    {BODY}"),
+    ("J has changed: plant", BODY, f"labels = labels.roll(1)\n    {BODY}"),
     ("differs from call to call", "labels.roll(1)", "labels[torch.randperm(len(labels))]"),
     ("2 cross-entropies and 0 teachers", CE, "torch.cat([ce[:1], wrong, wrong, ce[3:]])"),
     ("1 cross-entropies and 1 teachers", KD, TEACHER),
