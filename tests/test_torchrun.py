@@ -86,6 +86,8 @@ def test_two_processes_end_with_the_weights_of_one(even, tmp_path, method):
     moved = [(one[f"bert.{n}"] - x).abs().max() for n, x in start.items() if x.dim() == 2]
     assert min(moved) > 1e-3
     results = [without_clocks(folder) for folder in folders]
+    losses = [[row.pop("loss") for row in result["exits"]] for result in results]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-9)
     for name in ("exits", "sweep", "operating_point"):
         assert results[0][name] == results[1][name]
 
