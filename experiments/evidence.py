@@ -242,7 +242,8 @@ def exits_table(task, folder=COMPARED):
         head = [f"{task}, {runs[0]['metric']}", "trained as", "n", *columns, "mean", "F"]
         constant = 100 * runs[0]["majority"][runs[0]["metric"]]
         devices |= {run["device"] for run in runs}
-    options = "10 --workers 2" if task == "toy" else "5 -- --data-dir GLUE --device cuda"
+    options = "10 --workers 2" if task == "toy" else "5 -- --data-dir GLUE"
+    options += "" if devices == {"cpu"} else " --device cuda"
     return (
         f"{table(head, rows)}\n\nAlways the most frequent class: {constant:.1f}. "
         f"On {', '.join(sorted(devices))}. "
@@ -277,7 +278,7 @@ def differences_table(question, folder=COMPARED):
 def weights_table(folder=COMPARED):
     """What was learned, 1 at the uniform sum."""
     rows = []
-    for task, name in itertools.product(TASKS, ("single", "bilevel", "cross")):
+    for task, name in itertools.product((*TASKS, "wrong-labels"), ("single", "bilevel", "cross")):
         if runs := load(task, name, folder):
             ce, kd = weights_of(runs)
             M = ce.shape[1]
@@ -350,7 +351,7 @@ TABLES = {
     "tuning": tuning_table,
     "weights": weights_table,
     "choices": partial(against_table, "toy", "cross", ("cross", "bilevel", "later", *CHOICES)),
-    **{f"exits-{task}": partial(exits_table, task) for task in TASKS},
+    **{f"exits-{task}": partial(exits_table, task) for task in (*TASKS, "stsb")},
     **{f"leaving-{task}": partial(leaving_table, task) for task in TASKS},
     **{f"differences-{number}": partial(differences_table, number) for number in QUESTIONS},
 }
