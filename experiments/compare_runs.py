@@ -41,6 +41,9 @@ def load_side(name):
         raise UserError(f"{name}: no result.json here, nor in a folder whose name begins so")
     results = [evidence.read(folder / "result.json") for folder in folders]
     configs = [evidence.read(folder / "config.json") for folder in folders]
+    for folder, result in zip(folders, results, strict=True):
+        if not {"task", "seed", "exits", "sweep"} <= set(result):
+            raise UserError(f"{folder / 'result.json'}: not a result of train.py")
     for config in configs:
         if changed := differences(configs[0], config, evidence.NOT_SETTINGS):
             raise UserError(f"{name}: runs of different settings: {changed}")

@@ -56,6 +56,9 @@ def report(result):
         rule = f"{row['rule']:<12}{row['threshold']:>9}"
         print(f"{rule}  {cells(row)}  {row['mean_exit']:9.2f}  {speed}  {gain}")
     print(f"{'none':<21}  {cells(result['majority'])}   (always the {constant})")
+    best = max(row[metrics[0]] for row in result["exits"])
+    if best <= result["majority"][metrics[0]]:
+        print("no exit beats the line none: try a larger --lr, more --epochs, or --pool mean")
     print("over mix: above the best random mix of fixed exits with the same mean exit")
     losses = [row["loss"] for row in result["exits"]]
     of_exits = " ".join(f"{x:6.3f}" for x in losses)

@@ -351,13 +351,15 @@ def test_several_seeds_are_judged_by_their_differences(tmp_path, monkeypatch, ca
 
 
 def test_what_cannot_be_compared_is_an_error_with_its_reason(tmp_path, monkeypatch, capsys):
-    a = run_folder(tmp_path / "a")
+    a, empty = run_folder(tmp_path / "a"), run_folder(tmp_path / "empty")
+    (empty / "result.json").write_text("{}")
     for name, seed, lr in (("mixed-s0", 0, 1e-3), ("mixed-s1", 1, 1e-4), ("twice-s0", 0, 1e-3)):
         run_folder(tmp_path / name, seed, lr=lr)
     for other, message in (
         (run_folder(tmp_path / "other", task="sst2"), "not comparable: task rte | sst2"),
         (run_folder(tmp_path / "short", dev=9), "number of dev examples 400 | 9"),
         (run_folder(tmp_path / "own", dev_file="x.tsv"), "dev file None | x.tsv"),
+        (empty, "result.json: not a result of train.py"),
         (tmp_path / "nowhere", "nowhere: no result.json here, nor in a folder whose name"),
         (tmp_path / "mixed-s", "mixed-s: runs of different settings: lr 0.001 | 0.0001"),
         (run_folder(tmp_path / "twice-s0-2").parent / "twice", "twice*: a seed occurs twice"),

@@ -76,6 +76,8 @@ def test_what_a_run_leaves(finished):
     assert log[-1]["w_ce"] == result["weights"]["ce"] != [1, 1, 1]
     assert np.shape(result["weights"]["kd"]) == (3, 3)
     assert "d1 30 examples, d2 30" in printed and "0 newly initialised" in printed
+    best = max(row["acc"] for row in result["exits"])
+    assert ("no exit beats the line none" in printed) == (best <= result["majority"]["acc"])
     assert "sst2: train 60, dev 30 examples, on cpu" in printed and "0:00 left" in printed
 
 
