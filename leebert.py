@@ -235,10 +235,10 @@ def objective(ce, kd, w_ce, w_kd):
 #
 # Is there a first-order shortcut, as in DARTS? No: F contains no weights, so J depends on Omega
 # only through Theta', and without the look-ahead its gradient is exactly zero. Why look ahead by
-# plain gradient descent, when AdamW takes the real step? A fresh Adam's step does not depend on the
-# size of the gradient, so through it the derivative nearly vanishes. As in DARTS, Theta' is a
-# simplification [ours]. And a short-sighted one: a weight whose harm shows only after many steps
-# looks harmless after one (Wu et al. 2018).
+# plain gradient descent, when AdamW takes the real step? Adam's first step is nearly the sign of
+# the gradient, whose derivative is nearly zero. As in DARTS, Theta' is a simplification [ours]. And
+# a short-sighted one: a weight whose harm shows only after many steps looks harmless after one (Wu
+# et al. 2018).
 
 
 class Hyper(NamedTuple):
@@ -259,7 +259,7 @@ class Batches(NamedTuple):
     d1_judge: tuple = None  # of D1, judges Omega too; needed where lambda > 0
 
     # d1_judge is drawn independently of d1 [ours]: the look-ahead has just fitted d1, so those
-    # examples would praise every cross-entropy.
+    # examples would favour every cross-entropy.
 
 
 def trainable(module):
@@ -268,7 +268,10 @@ def trainable(module):
 
 
 def gradient(scalar, theta, create_graph=False):
-    """d scalar / d theta, a dict like theta; 0 for a tensor that the scalar does not reach."""
+    """d scalar / d theta, a dict like theta; 0 for a tensor that the scalar does not reach.
+
+    Where several processes share a batch, the mean over them, with its graph.
+    """
     tensors = list(theta.values())
     g = torch.autograd.grad(scalar, tensors, create_graph=create_graph, materialize_grads=True)
     return dict(zip(theta, average(g), strict=True))
@@ -306,8 +309,9 @@ def judge_loss(model, theta, batches, hyper):
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        J = F(batches.d2)
-        return J + hyper.lam * F(batches.d1_judge) if hyper.lam else J  # (8)
+        on_d2 = F(batches.d2)
+        on_d1 = F(batches.d1_judge) if hyper.lam else 0.0
+        return on_d2 + hyper.lam * on_d1  # (8)
     finally:  # each module gets its own mode back, whatever happened
         for module, training in modes:
             module.training = training
@@ -409,7 +413,7 @@ def hypergradient(model, loss_weights, batches, hyper):
 #
 # Theta always descends L, by AdamW, and the gradient g that the look-ahead needs serves again:
 #
-#     Theta <- AdamW(Theta, g)                                                                   (9)
+#     Theta <- AdamW(Theta, clip(g))                                                             (9)
 #     Omega <- Adam(Omega, grad_Omega J)                                                        (10)
 #
 # Three ways to choose Omega, so that the paper's claim can be tested and not only repeated, and one

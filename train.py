@@ -98,7 +98,7 @@ class Config:
 
 
 # Model toy starts from random weights, not from a checkpoint.
-# Its sentences are the longer, the harder: sorted by length, a batch would have one level only.
+# Harder sentences are longer: sorted by length, a batch would have one level only.
 TOY_TRAINING = dict(epochs=1, batch_size=64, lr=2e-3, bucket=2)
 # So narrow that a layer makes about one step of reasoning; a wider first layer often makes two. No
 # sentence is seen more than twice, so it needs no dropout. With BERT's std, 0.02, it learns slowly.
@@ -153,8 +153,8 @@ def make_optimizers(model, loss_weights, config, total):
     AdamW for Theta, with weight decay on matrices only, as BERT was trained, and beta2 = .98, as
     RoBERTa is fine-tuned: .999 averages over more steps than a short run has. Adam for Omega
     [ours, and DARTS's], which moves an entry by about eta an update. So eta = reach / updates, and
-    every run, of 50 updates or of 9,000, can move a weight from 1 to within 2 % of 0 or of 2, if
-    the judge insists, and no further. The hypergradient's size is proportional to xi, and so is eps
+    every run, of 50 updates or of 9,000, can move a weight from 1 to about 0.01 or 1.99, if the
+    judge insists, and hardly further. The hypergradient's size is proportional to xi, and so is eps
     here. Adam's own 1e-8 is larger than most of the hypergradient at xi = 2e-5, and the weights
     would not move.
     """
@@ -176,8 +176,8 @@ def learning_rate(step, total, config):
 def make_batches(config, encoded, step, device):
     """-> endless Batches, for this step and those after it.
 
-    The judge sees one batch in all, drawn from d2 and d1 in the ratio 1 : lambda in which they
-    count; two whole batches would cost 11 / 8 as much. Its examples of d1 are drawn independently
+    The judge sees one batch in all, to save time: drawn from d2 and d1 in the ratio 1 : lambda in
+    which they count. Its examples of d1 are drawn independently
     of the step's own. Only methods that read d2 give it away, and only steps that update Omega
     read it. With several processes, each gets its share of every batch.
     """

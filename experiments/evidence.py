@@ -220,8 +220,8 @@ def counted(text):
     if not intervals:
         return text
     return (
-        f"{text}\n\n{intervals} intervals of 95 %, of which {bold} exclude 0 (bold). If nothing "
-        f"made a difference, about {intervals / 20:.1f} would."
+        f"{text}\n\nOf {intervals} intervals of 95 %, {bold} without 0 (bold); by chance alone, "
+        f"about {intervals / 20:.1f}."
     )
 
 

@@ -289,7 +289,7 @@ def test_the_tables_show_the_numbers_of_the_results(tmp_path):
         (evidence.exits_table("toy", tmp_path), "| 50.2 +- 0.2 | - |"),
         (evidence.differences_table(3, tmp_path), "`cross` - `bilevel` | toy | 2 | **+20.0 (+20.0"),
         (evidence.differences_table(3, tmp_path), " | **+0.200 (+0.200 .. +0.200)** | **+20.0"),
-        (evidence.differences_table(3, tmp_path), "\n\n3 intervals of 95 %, of which 3 exclude 0"),
+        (evidence.differences_table(3, tmp_path), "\n\nOf 3 intervals of 95 %, 3 without 0"),
         (against, "| 80.2 +- 0.2 | 80.0 +- 0.0 | - | - |\n"),
         (against, "| 60.0 +- 0.0 | **-20.0 (-20.0 .. -20.0)** | **-0.200 (-0.200 .. -0.200)** |\n"),
         (evidence.leaving_table("toy", tmp_path), "| 60.0 +- 0.0 | 50.0 +- 0.0 | - | - | - | - |"),
