@@ -261,12 +261,20 @@ def examples_of(workplace, tmp_path, monkeypatch, **change):
         steps.append([set() if b is None else {int(i) for i in b.labels} for b in batches])
         return torch.zeros(3), torch.zeros(3, 3)
 
+    keys, stream = [], data.stream
+
+    def recorded(*args):
+        keys.append(args[3])
+        return stream(*args)
+
     monkeypatch.setattr(train, "training_step", spy)
+    monkeypatch.setattr(data, "stream", recorded)
     config = replace(parse(options(workplace)), train_examples=32, **method, **change)
     task, tokenizer, model = train.prepare(config)
     encoded = encode(tokenizer, task.train, 16)._replace(labels=np.arange(32, dtype=np.float32))
     with open(tmp_path / "log", "w") as log:
         train.train(config, model, LossWeights(3), encoded, tmp_path, log)
+    assert len(set(keys)) == len(keys)  # every stream has an order of its own
     return steps
 
 
