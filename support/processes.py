@@ -15,6 +15,11 @@ from support.errors import UserError
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 if WORLD > 1:
     import torch.distributed as dist
+
+    # Imported once there is a group, as torch.optim does it, the functions in there have it as a
+    # default argument. So it would outlive `leave`, and its threads abort a Python that is ending.
+    import torch.distributed.nn  # noqa: F401
+    from torch.distributed._functional_collectives import all_reduce
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))  # among the processes of this machine
 
 
@@ -76,24 +81,6 @@ def share(batch):
     return type(batch)(*(x[rows] for x in batch))
 
 
-class Sum(torch.autograd.Function):
-    """The sum over the processes; so its derivative is a sum of gradients, again differentiable.
-
-    torch's own differentiable all_reduce is asynchronous, and a process that ends while one is
-    under way is aborted.
-    """
-
-    @staticmethod
-    def forward(ctx, vector):
-        total = vector.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return Sum.apply(gradient)
-
-
 def average(tensors):
     """A list of tensors -> the mean of each over the processes, the same bits in all of them.
 
@@ -102,6 +89,7 @@ def average(tensors):
     """
     if WORLD == 1:
         return list(tensors)
-    vector = Sum.apply(torch.cat([x.flatten() for x in tensors])) / WORLD
+    vector = torch.cat([x.flatten() for x in tensors])
+    vector = all_reduce(vector, "sum", dist.group.WORLD) / WORLD
     parts = vector.split([x.numel() for x in tensors])
     return [part.view_as(x) for part, x in zip(parts, tensors, strict=True)]
