@@ -25,7 +25,7 @@ report are in support/; the method needs none of it.
             metric above a random mix of exits      over_mix            ours
 
 A run leaves in its folder: config.json, tokenizer.json, log.jsonl (a line a logging step), at the
-end model.safetensors and result.json, and, where matplotlib is installed, report.png. While it
+end model.safetensors and result.json, and pictures, where matplotlib is installed. While it
 trains, checkpoint.pt is there too.
 
 Exit status: 0, done; 2, an error of the user's or the system's, in one line; 130 and 143,
@@ -404,7 +404,7 @@ def run(config):
             train_and_evaluate(config, folder, device)
         if RANK == 0:
             (folder / runs.CHECKPOINT).unlink(missing_ok=True)
-            if not (folder / "report.png").exists():
+            if not (folder / "weights.png").exists():
                 print(picture.draw(folder))
             if config.predict and not list(folder.glob("*-exits.tsv")):
                 print("written:", *predict.predict(folder, device=device))

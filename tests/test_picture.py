@@ -32,13 +32,13 @@ def result():
 
 def test_lines_are_the_numbers(result):
     axes = figures.Figure().subplots()
-    picture.speedup_panel(axes, result, "speedup_layers", "layers")
+    picture.leaving_panel(axes, result)
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert lines["patience"] == lines["one point lost at most"] == [[1.0, 0.5]]
-    assert lines["entropy"] == [[2.5, 0.3], [2.0, 0.4]] and "confidence" not in lines
-    mix = lines["best random mix of them"]  # the metric without over_mix, from fast to slow
-    assert mix == [[3.0, 0.1], [2.5, 0.175], [2.0, pytest.approx(0.15)], [1.0, 0.5]]
-    assert [text.get_text() for text in axes.texts] == [" 1"]
+    assert lines["patience"] == lines["one point lost"] == [[3.0, 0.5]]
+    assert lines["entropy"] == [[1.2, 0.3], [1.5, 0.4]] and "confidence" not in lines
+    mix = lines["best random mix of exits"]  # the metric without over_mix, from fast to slow
+    assert mix == [[1.0, 0.1], [1.2, 0.175], [1.5, pytest.approx(0.15)], [3.0, 0.5]]
+    assert axes.get_xticklabels()[1].get_text() == "2\n1.5x"
 
 
 def numbers(axes):
@@ -70,14 +70,16 @@ def test_a_row_of_the_levels_is_a_level(result):
 
 
 @pytest.mark.parametrize("levels", [True, False])
-def test_the_picture_is_drawn(result, tmp_path, levels):
+def test_the_pictures_are_drawn(result, tmp_path, levels):
     result["exits"] = [{**row, "acc": 0.5} for row in result["exits"]]
+    names = ["levels", "leaving", "weights"]
     if not levels:
         result |= {"levels": [], "operating_point": None}
+        names.remove("levels")
     (tmp_path / "result.json").write_text(json.dumps(result))
-    path = tmp_path / "report.png"
-    assert picture.draw(tmp_path) == f"picture: {path}"
-    assert path.read_bytes().startswith(b"\x89PNG")
+    assert picture.draw(tmp_path) == f"pictures: {', '.join(names)} (.png) in {tmp_path}"
+    assert {path.stem for path in tmp_path.glob("*.png")} == set(names)
+    assert all(path.read_bytes()[1:4] == b"PNG" for path in tmp_path.glob("*.png"))
 
 
 def test_the_command_line(tmp_path):
@@ -90,5 +92,5 @@ def test_the_command_line(tmp_path):
     (tmp_path / "result.json").write_text((ROOT / "results/toy/result.json").read_text())
     done = command(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"picture: {tmp_path / 'report.png'}\n"
+    assert done.stdout == f"pictures: levels, leaving, weights (.png) in {tmp_path}\n"
     assert command("nowhere").returncode == 2 and command().returncode == 2

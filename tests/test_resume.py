@@ -29,7 +29,7 @@ SIGNALS = [getattr(signal, f"SIG{name}") for name in ("KILL", "INT", "TERM") if 
 
 def draw(folder):
     """In place of the picture, which takes a second."""
-    (folder / "report.png").write_bytes(b"")
+    (folder / "weights.png").write_bytes(b"")
     return "drawn"
 
 
@@ -217,7 +217,7 @@ def test_what_is_missing_after_training_is_made_by_resume(halfway, workplace, mo
     done = call(train.main, f"--resume={folder}")
     assert done.returncode == 0 and "starting after step 16" in done.stdout, done.stderr
     assert leave(folder) == leave(whole)
-    (folder / "report.png").unlink()
+    (folder / "weights.png").unlink()
     test = write(workplace / "SST-2" / "test.tsv", "index\tsentence\n0\tgood film\n")
     done = call(train.main, f"--resume={folder}", "--predict")
     answers = f"{folder / 'SST-2.tsv'} {folder / 'SST-2-exits.tsv'}"

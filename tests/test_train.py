@@ -60,7 +60,7 @@ def test_two_runs_with_one_seed_are_identical(workplace, finished, tmp_path):
 def test_what_a_run_leaves(finished):
     folder, printed = finished
     left = {"config.json", "log.jsonl", "model.safetensors", "result.json", "tokenizer.json"}
-    drawn = {"report.png"} if importlib.util.find_spec("matplotlib") else set()
+    drawn = {"leaving.png", "weights.png"} if importlib.util.find_spec("matplotlib") else set()
     assert {p.name for p in folder.iterdir()} == left | drawn
     result = result_of(folder)
     assert result["task"] == "sst2" and result["metric"] == "acc" and result["seed"] == 0
