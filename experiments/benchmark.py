@@ -4,8 +4,8 @@
     python experiments/benchmark.py step encoder      # these; the file keeps the others
     python experiments/benchmark.py gpu exit-gpu      # what needs a CUDA GPU: some minutes
 
-    step      a complete training step in each form against a plain one; higher and torchopt too
-    gpu       the same on a CUDA GPU, BERT-base, in float32 and in TF32
+    step      a complete training step in each form against a plain one; higher too
+    gpu       the same on a CUDA GPU, BERT-base, in TF32
     encoder   bert.py against transformers
     exit      seconds saved by leaving early against layers saved; random weights
     exit-gpu  the same on a CUDA GPU
@@ -17,8 +17,6 @@ counts; on a GPU, what torch does.
 
 import argparse
 import copy
-import importlib.util
-import itertools
 import json
 import multiprocessing
 import os
@@ -37,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 import leebert  # noqa: E402
 import train  # noqa: E402
-from bert import Bert, BertConfig, load_bert, our_name  # noqa: E402
+from bert import Bert, BertConfig, load_bert  # noqa: E402
 from data import Batch  # noqa: E402
 from support.downloads import find_model  # noqa: E402
 from support.errors import command  # noqa: E402
@@ -46,7 +44,6 @@ from support.runs import keep_freed_memory, write_json  # noqa: E402
 MINILM = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 # name: configuration, examples, tokens, repetitions
 SIZES = {"BERT-base, 12 exits": ({}, 4, 128, 3), "MiniLM, 6 exits": (MINILM, 16, 64, 5)}
-PRECISIONS = {"float32": "highest", "TF32": "high"}  # of matrix products; torch's names for them
 XI = 2e-5
 
 # --------------------------------------------------------------------------------------------------
@@ -134,26 +131,10 @@ def higher_hypergradient(state):
         return torch.autograd.grad(judged(inner, d2), list(loss_weights.parameters()))
 
 
-def torchopt_hypergradient(state):
-    """As its documentation has it: MetaSGD steps the module itself, which is then put back."""
-    import torchopt
-
-    model, loss_weights, _, d1, d2 = state
-    before = torchopt.extract_state_dict(model, by="reference")
-    torchopt.MetaSGD(model, lr=XI).step(lower(model, loss_weights, d1))
-    hyper = torch.autograd.grad(judged(model, d2), list(loss_weights.parameters()))
-    torchopt.recover_state_dict(model, before)
-    return hyper
-
-
-PEERS = {"higher": higher_hypergradient, "torchopt": torchopt_hypergradient}
-INSTALLED = [name for name in PEERS if importlib.util.find_spec(name)]
-
-
-def peer_step(state, name):
-    """Their hypergradient, then the real step, which they leave to the user."""
+def higher_step(state):
+    """Its hypergradient, then the real step, which it leaves to the user."""
     model, loss_weights, (theta_optimizer, omega_optimizer), d1, _ = state
-    hyper = PEERS[name](state)
+    hyper = higher_hypergradient(state)
     lower(model, loss_weights, d1).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     theta_optimizer.step()
@@ -170,7 +151,7 @@ STEPS = {
         for form in leebert.FORMS
     },
     "cross, unrolled": lambda state: our_step(state, "cross"),
-    **{f"bilevel by {name}": lambda state, name=name: peer_step(state, name) for name in INSTALLED},
+    "bilevel by higher": higher_step,
 }
 
 
@@ -185,7 +166,7 @@ def errors(config, B, T, device="cpu"):
         )
         for form in leebert.FORMS
     }
-    found |= {f"bilevel by {name}": PEERS[name](state) for name in INSTALLED}
+    found["bilevel by higher"] = higher_hypergradient(state)
     doubles = copy.deepcopy(model).double(), copy.deepcopy(loss_weights).double()
     exact = leebert.hypergradient(*doubles, batches, leebert.Hyper(XI, lam=0.0))
     exact = torch.cat([x.flatten() for x in exact])
@@ -231,12 +212,8 @@ def part_gpu():
     if not torch.cuda.is_available():
         print("gpu: needs a CUDA GPU")
         return None
-    cases = {}
-    for B, (words, precision) in itertools.product((16, 32), PRECISIONS.items()):
-        torch.set_float32_matmul_precision(precision)
-        print(f"BERT-base, {B} x 128 tokens, {words}")
-        cases[f"{B} x 128, {words}"] = steps_of({}, B, 128, 20, "cuda")
-    return cases
+    torch.set_float32_matmul_precision("high")  # TF32, as in train.py
+    return {f"{B} x 128": steps_of({}, B, 128, 20, "cuda") for B in (16, 32)}
 
 
 def two_steps(config, B, T, name):
@@ -334,26 +311,11 @@ def part_exit(device):
     return models
 
 
-def transformers_encoder(bert, ids):
-    """transformers' BERT with the same weights, compared with ours -> function of no arguments."""
-    from transformers import BertConfig as PeerConfig
-    from transformers import BertModel
-
-    peer = BertModel(PeerConfig(**vars(bert.config)), add_pooling_layer=False)
-    weights = bert.state_dict()
-    peer.load_state_dict({name: weights[our_name(name)] for name in peer.state_dict()})
-    peer.eval().to(ids.device)
-    torch.set_float32_matmul_precision("highest")
-    assert (peer(ids).last_hidden_state - bert(ids)[-1]).abs().max() < 1e-3
-    return lambda: peer(ids).last_hidden_state[:, 0].cpu()
-
-
 @torch.inference_mode()
 def exits_of(config, exits, B, device, repetitions):
     """-> name -> row, with the mean exit; the reference is all layers and the last exit.
 
-    Peers: transformers, where installed, at full depth; and examples one by one, which is all that
-    the code of DeeBERT and PABEE offers.
+    The peer: examples one by one, which is all that the code of DeeBERT and PABEE offers.
     """
     model, _, _, batch, _ = problem(config, B, 128, device=device)
     M, mean_exit = len(model.eval().exits), {}
@@ -369,8 +331,6 @@ def exits_of(config, exits, B, device, repetitions):
         cases.append(("an equal share at each exit", [batch], "shares", M))
         cases.append((f"one by one, at exit {M // 2}", ones, "always", M // 2))
     rivals = {"full depth": lambda: train.full_depth(model, batch).cpu()}
-    if importlib.util.find_spec("transformers"):
-        rivals["transformers, full depth"] = transformers_encoder(model.bert, batch.input_ids)
     rivals |= {case[0]: partial(leave, *case) for case in cases}
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in train.py
     clock = time.process_time if device == "cpu" else time.perf_counter

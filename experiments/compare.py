@@ -55,15 +55,10 @@ TASKS = {
     "wrong-labels": {"task": "toy", "epochs": 9},
 }
 PATCHES = {  # in every method
-    "sst2": {"train.make_batches": methods.batches_by_sentence},
     "liar": {"leebert.distillation": liar.lying(liar.EXITS)},
     "liar-among-six": {"leebert.distillation": liar.lying(3)},
     "wrong-labels": {"data.load_task": methods.with_wrong_labels},
 }
-TASKS_OF_CHOICES = ("toy",)
-# What was better for one method, by results/compare/tuning. Seeds that tune, from 100 up, report
-# nothing.
-BEST = {("cola", "pabee"): {"lr": 4.5e-4}, ("rte", "pabee"): {"lr": 4.5e-4}}
 
 # --------------------------------------------------------------------------------------------------
 # 1. What to run
@@ -71,7 +66,7 @@ BEST = {("cola", "pabee"): {"lr": 4.5e-4}, ("rte", "pabee"): {"lr": 4.5e-4}}
 
 def plan(task, seeds, only=()):
     """-> list of (name, seed), methods before choices, and seed after seed."""
-    names = only or (EVERYTHING if task in TASKS_OF_CHOICES else METHODS)
+    names = only or (EVERYTHING if task == "liar" else METHODS)
     wanted = [(name, seed) for number, seed in enumerate(seeds) for name in names
               if name in METHODS or number < SEEDS_OF_CHOICES]  # fmt: skip
     return sorted(wanted, key=lambda job: job[0] in CHOICES)
@@ -80,7 +75,7 @@ def plan(task, seeds, only=()):
 def config_of(name, task, seed, options=()):
     """The run's settings. options: those of train.py. UserError for one that makes no sense."""
     settings = {"task": task, "seed": seed, "device": "cpu", **TASKS[task]}
-    settings |= EVERYTHING[name].settings | BEST.get((task, name), {})
+    settings |= EVERYTHING[name].settings
     return train.parse([*(f"--{k.replace('_', '-')}={v}" for k, v in settings.items()), *options])
 
 

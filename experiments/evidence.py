@@ -18,10 +18,7 @@ from support.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPARED = ROOT / "results" / "compare"  # what compare.py leaves
-TASKS = ("toy", "sst2", "cola", "rte")
-RULES = ("patience", "entropy", "confidence")
-SPEEDUPS = (1.5, 2, 3)  # in layers
-HEADLINE = "plain deebert fastbert berxit last all-uniform single bilevel cross".split()
+TASKS = ("toy", "cola", "stsb", "sst2", "rte")
 # Fields of a run's config.json that do not make it another method.
 NOT_SETTINGS = """seed out resume device log_every data_dir cache_dir bert labels pairs processes
                   train_data""".split()
@@ -117,11 +114,9 @@ def over_mix(run, rule, speedup):
     """at_speedup minus the best random mix of fixed exits with the same mean exit.
 
     That mix is linear between two exits, and at exit k it is the metric of "always k" minus its
-    over_mix. nan for results that have no such rows.
+    over_mix.
     """
     always = [row for row in run["sweep"] if row["rule"] == "always"]
-    if not always:
-        return np.nan
     exits = [row["mean_exit"] for row in always]
     best = [row[run["metric"]] - row["over_mix"] for row in always]
     mix = np.interp(len(run["exits"]) / speedup, exits, best)
@@ -176,12 +171,6 @@ def paired(a, b, number):
     return [b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())]
 
 
-def weights_of(runs):
-    """-> ce (runs, M), kd (runs, M, M), 1 at the uniform sum; for runs in which all teach."""
-    ce, kd = (np.array([run["weights"][kind] for run in runs]) for kind in ("ce", "kd"))
-    return ce, kd * (ce.shape[1] - 1)
-
-
 # --------------------------------------------------------------------------------------------------
 # 4. Tables
 
@@ -191,19 +180,22 @@ NUMBERS = {
     "last exit": last_exit,
     "confidence, 2x": partial(at_speedup, rule="confidence", speedup=2),
     "confidence, 3x": partial(at_speedup, rule="confidence", speedup=3),
-    "patience, 2x": partial(at_speedup, rule="patience", speedup=2),
-    "patience, 3x": partial(at_speedup, rule="patience", speedup=3),
+    "patience, 2x": partial(at_speedup, rule="patience", speedup=2),  # it never reaches 3x
 }
 UNITS = {"F": (1, 3)}  # scale and digits; the others are in percent
 
-QUESTIONS = {  # as results/README.md numbers them: pairs of A and B
-    0: (("one-exit", "plain"), ("one-exit", "deebert"), ("one-exit", "cross")),
-    1: (("plain", "last"), ("plain", "all-uniform"), ("last", "all-uniform"), ("later", "cross")),
-    2: (("all-uniform", "cross"), ("all-uniform", "all-uniform-d1"), ("all-uniform-d1", "cross"),
-        ("plain", "cross")),
-    3: (("bilevel", "cross"), ("single", "cross"), ("single", "bilevel"),
-        ("all-uniform", "single")),
-    4: (("deebert", "cross"), ("fastbert", "cross"), ("berxit", "cross"), ("pabee", "cross")),
+# The comparisons of each question: task, A, B.
+DIFFERENCES = {
+    "teachers": [("toy", "plain", "all-uniform"), ("toy", "last", "all-uniform"),
+                 ("stsb", "plain", "all-uniform"), ("cola", "plain", "all-uniform-d1")],
+    "learning": [(task, "all-uniform-d1", "cross") for task in ("liar", "no-liar", "toy", "cola")],
+    "one-level": [(task, "single", "cross") for task in ("liar", "toy", "cola")],
+    "both-splits": [(task, "bilevel", "cross") for task in ("liar", "toy", "cola")],
+    "others": [*(("toy", name, "cross") for name in ("deebert", "fastbert", "berxit", "pabee")),
+               ("cola", "deebert", "cross")],
+    "older": [("sst2", "plain", "all-uniform"), ("rte", "plain", "all-uniform"),
+              ("rte", "all-uniform-d1", "cross"), ("rte", "single", "cross"),
+              ("rte", "bilevel", "cross")],
 }  # fmt: skip
 
 
@@ -230,6 +222,16 @@ def gains(a, b, names=NUMBERS):
     return [interval(paired(a, b, NUMBERS[name]), *UNITS.get(name, ())) for name in names]
 
 
+def differences_table(comparisons, folder=COMPARED):
+    """A row a comparison, a column a number."""
+    rows = []
+    for task, a, b in comparisons:
+        sides = [load(task, name, folder) for name in (a, b)]
+        if n := len(paired(*sides, over_exits)):
+            rows.append([f"{task}: `{b}` - `{a}`", n, *gains(*sides)])
+    return counted(table(["difference", "n", *NUMBERS], rows))
+
+
 def exits_table(task, folder=COMPARED):
     """The metric of every exit, their mean, and the mean of their losses; and how to make them."""
     rows, head, constant, devices = [], [], np.nan, set()
@@ -242,84 +244,36 @@ def exits_table(task, folder=COMPARED):
         head = [f"{task}, {runs[0]['metric']}", "trained as", "n", *columns, "mean", "F"]
         constant = 100 * runs[0]["majority"][runs[0]["metric"]]
         devices |= {run["device"] for run in runs}
-    options = "10 --workers 2" if task == "toy" else "5 -- --data-dir GLUE"
-    options += "" if devices == {"cpu"} else " --device cuda"
     return (
-        f"{table(head, rows)}\n\nAlways the most frequent class: {constant:.1f}. "
-        f"On {', '.join(sorted(devices))}. "
-        f"`python experiments/compare.py --task {task} --seeds {options}`"
+        f"{table(head, rows)}\n\nAlways the most frequent class, or the mean: {constant:.1f}. "
+        f"On {', '.join(sorted(devices))}."
     )
 
 
-def tuning_table(folder=COMPARED):
-    """The mean over exits at each learning rate, one run each; the best in bold."""
-    rates, rows = sorted(Path(folder).glob("tuning/*"), key=lambda path: float(path.name)), []
-    for task, name in itertools.product(TASKS, METHODS):
-        means = [100 * over_exits(run) for rate in rates for run in load(task, name, rate)]
-        if means:
-            cells = (f"**{x:.1f}**" if x == max(means) else f"{x:.1f}" for x in means)
-            rows.append([task, METHODS[name].words, *cells])
-    return table(["task", "method", *(rate.name for rate in rates)], rows)
-
-
-def differences_table(question, folder=COMPARED):
-    """The comparisons of a question: a row a comparison and task, a column a number.
-
-    Question 0 is about fine-tuning without early exits, which trains the last exit only.
-    """
-    names, rows = list(NUMBERS) if question else ["last exit"], []
-    for (a, b), task in itertools.product(QUESTIONS[question], TASKS):
-        sides = [load(task, name, folder) for name in (a, b)]
-        if n := len(paired(*sides, over_exits)):
-            rows.append([f"`{b}` - `{a}`", task, n, *gains(*sides, names)])
-    return counted(table(["difference", "task", "n", *names], rows))
-
-
-def weights_table(folder=COMPARED):
-    """What was learned, 1 at the uniform sum."""
+def leaving_table(folder=COMPARED):
+    """Cross, leaving early: the metric at a speed-up in layers, and its gain over the mix."""
     rows = []
-    for task, name in itertools.product((*TASKS, "wrong-labels"), ("single", "bilevel", "cross")):
-        if runs := load(task, name, folder):
-            ce, kd = weights_of(runs)
-            M = ce.shape[1]
-            later, earlier = np.triu_indices(M, 1), np.tril_indices(M, -1)
-            pairs = [kd[:, *side].mean(axis=1) for side in (later, earlier)]
-            teachers = [kd[:, :, t].sum(axis=1) / (M - 1) for t in (0, M - 1)]
-            cells = (spread(x, 1, 2) for x in (ce.mean(axis=1), *pairs, *teachers))
-            rows.append([f"{task}, {name}", len(runs), *cells])
-    return table(["weights of", "n", "cross-entropies", "a later exit teaches", "an earlier one",
-                  "exit 1 as a teacher", "the last exit"], rows)  # fmt: skip
-
-
-def leaving_table(task, folder=COMPARED):
-    """Leaving early by each rule: the metric at a speed-up in layers, and its gain over the mix."""
-    rows = []
-    for (name, runs), rule in itertools.product(listed(task, folder, HEADLINE).items(), RULES):
-        at = [spread([at_speedup(run, rule, s) for run in runs]) for s in SPEEDUPS]
-        over = [interval([over_mix(run, rule, s) for run in runs]) for s in SPEEDUPS]
-        rows.append([METHODS[name].words, rule, len(runs), *at, *over])
-    head = [f"{s:g}x" for s in SPEEDUPS] + [f"over the mix, {s:g}x" for s in SPEEDUPS]
-    return counted(table([task, "rule", "n", *head], rows))
+    for task, rule in itertools.product(("toy", "cola"), ("confidence", "patience")):
+        if runs := load(task, "cross", folder):
+            at = [spread([at_speedup(run, rule, s) for run in runs]) for s in (1, 2, 3)]
+            over = [interval([over_mix(run, rule, s) for run in runs]) for s in (2, 3)]
+            rows.append([f"{task}, {rule}", len(runs), *at, *over])
+    return counted(table(["rule", "n", "all layers", "half", "a third", "half: over the mix",
+                          "a third: over the mix"], rows))  # fmt: skip
 
 
 def against_table(task, base, names, folder=COMPARED):
-    """Methods or choices, each against one of them."""
+    """Methods or choices, each against one of them; weights are 1 at the uniform sum."""
     rows, runs_of_base = [], load(task, base, folder)
     for name, runs in listed(task, folder, names).items():
-        cells = [spread(list(map(number, runs))) for number in (first_exit, over_exits, last_exit)]
+        weights = [run["weights"] for run in runs]
+        ce = [np.mean(w["ce"]) for w in weights]
+        kd = [np.sum(w["kd"]) / max(1, np.any(w["kd"], axis=1).sum()) for w in weights]
+        means = spread(list(map(over_exits, runs))), spread(ce, 1, 2), spread(kd, 1, 2)
         changed = gains(runs_of_base, runs, ("mean over exits", "F")) if name != base else "--"
-        rows.append([EVERYTHING[name].words, len(runs), *cells, *changed])
-    return counted(table([f"{task}, trained as", "n", "first exit", "mean over exits", "last exit",
-                          "mean: difference", "F: difference"], rows))  # fmt: skip
-
-
-LIAR = {
-    "all-uniform": "uniform",
-    "all-uniform-d1": "uniform, without d2",
-    "single": "single",
-    "bilevel": "bilevel",
-    "cross": "cross",
-}
+        rows.append([EVERYTHING[name].words, len(runs), *means, *changed])
+    return counted(table([f"{task}, trained as", "n", "mean over exits", "weight of a CE",
+                          "of a KD", "mean: difference", "F: difference"], rows))  # fmt: skip
 
 
 def fault_table(task, which, base, folder=COMPARED):
@@ -327,31 +281,28 @@ def fault_table(task, which, base, folder=COMPARED):
 
     The weight of the lie is 1 at the uniform sum; beside it the smallest of a cross-entropy.
     """
+    names = ("all-uniform", "all-uniform-d1", "single", "bilevel", "cross")
     rows, runs_of_base = [], load(task, base, folder)
-    for name, runs in listed(task, folder, LIAR).items():
+    for name, runs in listed(task, folder, names).items():
         exits = np.array([exits_of(run) for run in runs])  # (runs, M)
         lie = [of_the_lie(run["weights"]["kd"], which) for run in runs]
         ce = [min(run["weights"]["ce"]) for run in runs]
-        cells = [spread(exits[:, :-1].mean(axis=1)), spread(exits.mean(axis=1))]
-        cells += [spread(list(map(held_out_loss, runs)), *UNITS["F"]), spread(lie, 1, 2)]
+        cells = [spread(exits[:, :-1].mean(axis=1)), spread(list(map(held_out_loss, runs)), 1, 3)]
         other = gains(runs, runs_of_base, ("mean over exits", "F")) if name != base else "--"
-        rows.append([LIAR[name], len(runs), *cells, spread(ce, 1, 2), *other])
-    head = ["weights", "n", "exits but the last", "mean over exits", "F", "weight of the lie"]
-    head += ["least of a CE", f"{base} - this: mean", f"{base} - this: F"]
+        rows.append([f"`{name}`", *cells, spread(lie, 1, 2), spread(ce, 1, 2), *other])
+    head = [f"{task}, n = {len(runs_of_base)}", "exits but the last", "F", "weight of the lie"]
+    head += ["least of a CE", f"`{base}` - this: mean over exits", "F"]
     return counted(table(head, rows))
 
 
 TABLES = {
+    "leaving": leaving_table,
     "liar": partial(fault_table, "liar", 6, "cross"),
     "liar-among-six": partial(fault_table, "liar-among-six", 3, "cross"),
     "wrong-labels": partial(
         against_table, "wrong-labels", "plain", ("plain", "last", "all-uniform", "cross")
     ),
-    "compared": partial(against_table, "toy", "plain", HEADLINE),
-    "tuning": tuning_table,
-    "weights": weights_table,
-    "choices": partial(against_table, "toy", "cross", ("cross", "bilevel", "later", *CHOICES)),
-    **{f"exits-{task}": partial(exits_table, task) for task in (*TASKS, "stsb")},
-    **{f"leaving-{task}": partial(leaving_table, task) for task in TASKS},
-    **{f"differences-{number}": partial(differences_table, number) for number in QUESTIONS},
+    "choices": partial(against_table, "liar", "cross", ("cross", *CHOICES)),
+    **{name: partial(differences_table, rows) for name, rows in DIFFERENCES.items()},
+    **{f"exits-{task}": partial(exits_table, task) for task in TASKS},
 }

@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -146,51 +145,7 @@ def softmax_weights(self):
 
 
 # --------------------------------------------------------------------------------------------------
-# 3. Another cut of train: by sentence
-#
-# Rows of SST-2's train are phrases of the same sentences, so a random d2 is not held out.
-
-MAKE_BATCHES = train.make_batches
-# In tokens. Shorter phrases stand in sentences that have nothing else in common: with 3, more than
-# a quarter of all rows would hang together; with 5, no more than 75.
-SHORTEST = 5
-
-
-def families(rows):
-    """rows: N tuples of tokens -> (N,) ints, equal where one row contains the other, or a third."""
-    place = {row: i for i, row in enumerate(rows)}
-    parent = list(range(len(rows)))
-
-    def root(i):
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]  # so the next walk is shorter
-            i = parent[i]
-        return i
-
-    for i, row in enumerate(rows):
-        for start, end in itertools.combinations(range(len(row) + 1), 2):
-            if end - start >= SHORTEST and row[start:end] in place:
-                parent[root(place[row[start:end]])] = root(i)
-    return np.array([root(i) for i in range(len(rows))])
-
-
-def split_by_family(family, labels, fraction, rng):
-    """As data.split_train, but families stay whole, and labels fall as they do."""
-    order = rng.permutation(np.unique(family))
-    held_out = order[np.cumsum(np.bincount(family)[order]) <= fraction * len(family)]
-    in_d2 = np.isin(family, held_out)
-    return np.flatnonzero(~in_d2), np.flatnonzero(in_d2)
-
-
-def batches_by_sentence(config, encoded, step, device):
-    """As train.make_batches, with that cut."""
-    family = families([tuple(ids[1:-1]) for ids in encoded.input_ids])  # without [CLS] and [SEP]
-    with patched({"data.split_train": partial(split_by_family, family)}):
-        yield from MAKE_BATCHES(config, encoded, step, device)
-
-
-# --------------------------------------------------------------------------------------------------
-# 4. A task whose labels are partly wrong
+# 3. A task whose labels are partly wrong
 
 LOAD_TASK = data.load_task
 
@@ -207,7 +162,7 @@ def with_wrong_labels(*arguments):
 
 
 # --------------------------------------------------------------------------------------------------
-# 5. The lists
+# 4. The lists
 
 UNIFORM = {"weights": "uniform"}
 PLAIN = {"teachers": "none", **UNIFORM}

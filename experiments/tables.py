@@ -15,8 +15,7 @@ from pathlib import Path
 
 import evidence
 import numpy as np
-from evidence import first_exit, last_exit, load, spread, table, weights_of
-from methods import SEEDS_OF_CHOICES
+from evidence import first_exit, gains, interval, last_exit, load, spread, table
 
 from tools.picture import levels_panel
 
@@ -44,8 +43,8 @@ def seeds():
     first, last = ([number(run) for run in runs] for number in (first_exit, last_exit))
     depth = [run["levels"][-1]["mean_exit"] - run["levels"][0]["mean_exit"] for run in runs]
     over = [run["operating_point"]["over_mix"] for run in runs]
-    _, kd = weights_of(runs)  # (runs, M, M)
-    teachers = kd.sum(axis=1) / (kd.shape[1] - 1)  # (runs, M): the mean over their students
+    kd = np.array([run["weights"]["kd"] for run in runs])  # (runs, M, M)
+    teachers = kd.sum(axis=1)  # (runs, M): the mean over their students, 1 at the uniform sum
     return (
         f"Over {len(runs)} seeds, accuracy: first exit {spread(first)} %, last exit {spread(last)} "
         f"% (lowest {100 * min(last):.1f}). Leaving early, level 4 goes {spread(depth, 1)} layers "
@@ -55,56 +54,35 @@ def seeds():
     )
 
 
+CLAIMS = [  # claim of the abstract; on the task, A and B; what their difference says
+    ("Exits learn from each other", "toy", "plain", "all-uniform", "not here: it costs loss"),
+    ("... not only from the last one", "toy", "last", "all-uniform", "not here: it costs loss"),
+    ("The weights of the loss terms are learned", "liar", "all-uniform", "cross",
+     "yes: most of the lie's weight goes"),
+    ("... on two levels", "liar", "all-uniform", "single", "one level brings most of it,"),
+    ("", "liar", "single", "cross", "two levels the rest, and halve the loss;"),
+    ("", "toy", "single", "cross", "without a lie, no difference seen"),
+    ("Better exits than with other training", "toy", "deebert", "cross",
+     "yes, as any joint training is;"),
+    ("", "toy", "berxit", "cross", "no difference seen"),
+    ("Cross-level improves on bi-level", "liar", "bilevel", "cross", "no difference seen"),
+    ("", "toy", "bilevel", "cross", "no difference seen"),
+]  # fmt: skip
+
+
 def claims():
-    """The claims of the abstract: what was done, what came out, and what that says."""
-
-    def differ(task, a, b):
-        runs = [load(task, name) for name in (a, b)]
-        accuracy, F = evidence.gains(*runs, ("mean over exits", "F"))
-        return f"accuracy {accuracy}, F {F}"
-
-    early = load("toy", "cross")
-    points = [run["operating_point"] for run in early]
+    """What was done for each claim, what came out, and what that says."""
+    runs = load("toy", "cross")
+    points = [run["operating_point"] for run in runs]
     speedup = spread([point["speedup_layers"] for point in points], 1, 2)
-    lost = [point["acc"] - last_exit(run) for point, run in zip(points, early, strict=True)]
-    quick = f"{speedup} (SD) times fewer layers; accuracy {evidence.interval(lost)}"
-    rows = [
-        ["Leaving early saves layers at hardly any loss", "built-in task: the fastest threshold "
-         "that loses at most a point on dev, against all layers", quick, "yes"],
-        ["Exits learn from each other", "built-in task: all teach, against no teacher",
-         differ("toy", "plain", "all-uniform"), "not here: it costs loss"],
-        ["... not only from the last one", "built-in task: all teach, against the last one",
-         differ("toy", "last", "all-uniform"), "not here: it costs loss"],
-        ["The weights of the loss terms are learned", "liar: `cross` against uniform weights",
-         differ("liar", "all-uniform", "cross"), "yes: most of the lie's weight goes"],
-        ["... on two levels", "liar: `single`, one level, against uniform weights",
-         differ("liar", "all-uniform", "single"), "one level brings most of it,"],
-        ["", "liar: `cross` against `single`",
-         differ("liar", "single", "cross"), "two levels the rest, and halve the loss;"],
-        ["", "built-in task: `cross` against `single`",
-         differ("toy", "single", "cross"), "without a lie, no difference seen"],
-        ["Better exits than with other training", "built-in task: `cross` against DeeBERT",
-         differ("toy", "deebert", "cross"), "yes, as any joint training is;"],
-        ["", "built-in task: `cross` against BERxiT", differ("toy", "berxit", "cross"),
-         "no difference seen"],
-        ["Cross-level improves on bi-level", "liar: `cross` against `bilevel`",
-         differ("liar", "bilevel", "cross"), "no difference seen"],
-        ["", "built-in task: `cross` against `bilevel`",
-         differ("toy", "bilevel", "cross"), "no difference seen"],
-    ]  # fmt: skip
+    lost = [point["acc"] - last_exit(run) for point, run in zip(points, runs, strict=True)]
+    rows = [["Leaving early saves layers at hardly any loss", "toy: the fastest threshold that "
+             "loses at most a point on dev, against all layers",
+             f"{speedup} (SD) times fewer layers; accuracy {interval(lost)}", "yes"]]  # fmt: skip
+    for claim, task, a, b, verdict in CLAIMS:
+        accuracy, F = gains(load(task, a), load(task, b), ("mean over exits", "F"))
+        rows.append([claim, f"{task}: `{b}` - `{a}`", f"accuracy {accuracy}, F {F}", verdict])
     return table(["claim", "experiment", "difference, in points and nats", "here"], rows)
-
-
-def step_size_table():
-    """The built-in task, cross, by the length xi of the look-ahead: the seeds that all have."""
-    rows = []
-    for xi in ("2e-5", "2e-4", "2e-3", "2e-2"):
-        name = "cross" if xi == "2e-3" else f"step-size-{xi}"
-        runs = [run for run in load("toy", name) if run["seed"] < SEEDS_OF_CHOICES]
-        ce = [np.mean(run["weights"]["ce"]) for run in runs]
-        exits = [spread(list(map(number, runs))) for number in (first_exit, last_exit)]
-        rows.append([xi, len(runs), spread(ce, 1, 2), *exits])
-    return table(["`--step-size`", "n", "mean weight of a CE", "first exit", "last exit"], rows)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -148,19 +126,6 @@ def step_table(part):
     return f"{text}\n\nA plain step: {words}. {where(one)}"
 
 
-def every_table():
-    """Mean cost of a step on MiniLM, in plain steps, and accuracy on toy, by --omega-every."""
-    once, rows = measured("step")["MiniLM, 6 exits, 16 x 64"]["cross, unrolled"]["ratio"], []
-    for n in (1, 2, 4, 8):
-        runs = load("toy", "cross" if n == 8 else f"omega-every-{n}")
-        ratio = (once + n - 1) / n
-        ce = [run["weights"]["ce"] for run in runs]
-        last = f"{spread(list(map(last_exit, runs)))} (n = {len(runs)})"
-        cells = [last, f"{np.mean(ce):.2f}"] if runs else ["", ""]
-        rows.append([n, f"{ratio:.2f}", *cells])
-    return table(["n", "step of cross", "toy, last exit", "mean weight of a cross-entropy"], rows)
-
-
 def encoder_table():
     peers = ("transformers, eager", "transformers, sdpa")
     rows = []
@@ -194,9 +159,7 @@ TABLES = {
     "first-run": first_run,
     "seeds": seeds,
     "claims": claims,
-    "step-size": step_size_table,
     "step": partial(step_table, "step"),
-    "every": every_table,
     "gpu": partial(step_table, "gpu"),
     "encoder": encoder_table,
     "exit": partial(exit_table, "exit"),
