@@ -90,14 +90,6 @@ def look_ahead(model, d1, w, xi):
     return TwoExits(*theta.tolist(), model.shared)
 
 
-def adam_ahead(model, d1, w, alpha, eps):
-    """The same with the first step of a fresh torch.optim.Adam instead of the SGD step."""
-    ahead = TwoExits(*model.theta.tolist(), model.shared)
-    ahead.theta.grad = w @ gradients(model, d1)
-    torch.optim.Adam(ahead.parameters(), lr=alpha, eps=eps).step()
-    return ahead
-
-
 def knob(k, change=0.0):
     """All weights 1, that of term k turned by `change`.   -> (K,)"""
     w = torch.ones(len(TERMS), dtype=torch.float64)
@@ -162,9 +154,9 @@ def run(optimize, d1, d2, xi, steps=100):
     return torch.stack(history)  # (steps + 1, 8)
 
 
-def table(history, steps=(0, 1, 10, 100)):
+def table(history):
     print("step  " + "  ".join(f"{name:>9}" for name in (*TERMS, "L", "F(D2)", "P_1", "P_2")))
-    for step in steps:
+    for step in (0, len(history) - 1):
         print(f"{step:>4}  " + "  ".join(f"{x:9.3f}" for x in history[step].tolist()))
 
 
