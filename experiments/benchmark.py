@@ -87,7 +87,7 @@ def problem(config, B, T, dropout=0.1, device="cpu"):
     model = leebert.MultiExitBert(Bert(BertConfig(**config, **p)), 2).train().to(device)
     loss_weights = leebert.LossWeights(len(model.exits)).to(device)
     run = train.parse(["--task", "rte", "--lr", str(XI)])
-    optimizers = train.make_optimizers(model, loss_weights, run)
+    optimizers = train.make_optimizers(model, loss_weights, run, total=100)
 
     def batch():
         ids = torch.randint(model.bert.config.vocab_size, (B, T), device=device)

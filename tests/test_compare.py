@@ -24,6 +24,7 @@ import train
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "experiments"))
 
+import benchmark  # noqa: E402
 import compare  # noqa: E402
 import compare_runs  # noqa: E402
 import evidence  # noqa: E402
@@ -346,3 +347,20 @@ def test_what_cannot_be_compared_is_an_error_with_its_reason(tmp_path, monkeypat
     ):
         with pytest.raises(UserError, match=re.escape(message)):
             side_by_side(monkeypatch, capsys, a, other)
+
+
+# --------------------------------------------------------------------------------------------------
+# 6. The benchmark
+
+
+def test_the_benchmark_makes_every_step_after_a_check_and_leaves_at_every_exit():
+    config = dict(vocab_size=50, hidden_size=12, num_hidden_layers=2, num_attention_heads=2)
+    errors = benchmark.errors(config, 4, 6)  # which asserts that they are small
+    assert len(errors) == 4 and max(errors.values()) > 0
+    state = benchmark.problem(config, 4, 6)
+    for step in benchmark.STEPS.values():
+        before = [p.clone() for p in state[0].parameters()]
+        step(state)
+        assert any((a != b).any() for a, b in zip(before, state[0].parameters(), strict=True))
+    rows = benchmark.exits_of(config, (1, 2), 4, "cpu", 1)
+    assert [row["mean_exit"] for row in rows.values()] == [2, 1, 2, 1.5, 1]
