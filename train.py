@@ -52,7 +52,7 @@ from support import downloads, options, processes, report, runs, timing
 from support.errors import UserError, command
 from support.options import FRACTION, MODERATE, NOT_NEGATIVE, PART, POSITIVE, SEED, option
 from support.processes import RANK, WORLD, average, share
-from tools import picture, predict
+from tools import picture
 
 # --------------------------------------------------------------------------------------------------
 # 1. Configuration: one flat dataclass, which is also the command line
@@ -94,7 +94,6 @@ class Config:
     log_every: int = option(10, "steps between two lines of the log", limits=POSITIVE)
     out: str = option("", "folder of the run; default runs/<task>-<teachers>-<method>-s<seed>")
     resume: str = option("", "continue the interrupted run in this folder")
-    predict: bool = option(False, "then answer GLUE's test set")
 
 
 # Model toy starts from random weights, not from a checkpoint.
@@ -406,8 +405,6 @@ def run(config):
             (folder / runs.CHECKPOINT).unlink(missing_ok=True)
             if not (folder / "weights.png").exists():
                 print(picture.draw(folder))
-            if config.predict and not list(folder.glob("*-exits.tsv")):
-                print("written:", *predict.predict(folder, device=device))
     return folder
 
 
@@ -419,8 +416,6 @@ def train_and_evaluate(config, folder, device):
     torch.manual_seed(config.seed)
     processes.barrier(RANK > 0)  # rank 0 downloads what is missing, while the others wait
     task, tokenizer, model = prepare(config)
-    if config.predict and not task.test:
-        raise UserError(f"--predict: no test file of {config.task}; see tools.predict --file")
     processes.barrier(RANK == 0)
     model.to(device)
     loss_weights = LossWeights(len(model.exits), config.teachers).to(device)

@@ -38,10 +38,9 @@ def read(Config, argv, description):
 
     parser.error = error
     for f in fields(Config):
-        value = {"type": f.type, "choices": f.metadata["choices"]}
-        kind = {"action": "store_true"} if f.type is bool else value
-        shown = "" if f.default in ("", 0, False) else f" (default {f.default})"
-        parser.add_argument(flag(f.name), help=f.metadata["help"] + shown, **kind)
+        shown = "" if f.default in ("", 0) else f" (default {f.default})"
+        text, choices = f.metadata["help"] + shown, f.metadata["choices"]
+        parser.add_argument(flag(f.name), type=f.type, choices=choices, help=text)
     given = vars(parser.parse_args(argv))
     values = {f.name: f.default for f in fields(Config)} | given
     for name in PATHS:  # valid from any folder; a model may also be a name
@@ -53,19 +52,15 @@ def read(Config, argv, description):
 
 
 def stored_settings(values, given):
-    """The settings in the config.json of a run. UserError if a given one differs.
-
-    Only --predict may be added.
-    """
+    """The settings in the config.json of a run. UserError if a given one differs."""
     path = Path(values["resume"], "config.json")
     if not path.exists():
         raise UserError(f"--resume {values['resume']}: no config.json there, so not a run")
     stored = read_object(path)
-    for name in given.keys() - {"resume", "predict"}:
+    for name in given.keys() - {"resume"}:
         if values[name] != stored.get(name):
             raise UserError(f"{flag(name)}: this run has {stored.get(name)!r}; leave it out")
-    changed = {"resume": str(path.parent), "predict": values["predict"] or stored.get("predict")}
-    return {name: stored.get(name) for name in values} | changed
+    return {name: stored.get(name) for name in values} | {"resume": str(path.parent)}
 
 
 def flag(name):

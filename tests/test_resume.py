@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import options, read_log, without_clocks, write
+from conftest import options, read_log, without_clocks
 
 import data
 import train
@@ -206,8 +206,8 @@ def test_a_finished_run_is_not_touched_but_one_without_its_network_starts_over(t
         assert contents(folder)[folder / name] == before[folder / name]
 
 
-def test_what_is_missing_after_training_is_made_by_resume(halfway, workplace, monkeypatch, call):
-    """Interrupted while it evaluates, then before the picture, then asked for the answers too."""
+def test_what_is_missing_after_training_is_made_by_resume(halfway, monkeypatch, call):
+    """Interrupted while it evaluates, then before the picture."""
     whole, folder = halfway
     with monkeypatch.context() as patch:
         patch.setattr(train, "result_of", Mock(side_effect=KeyboardInterrupt(signal.SIGTERM)))
@@ -218,12 +218,8 @@ def test_what_is_missing_after_training_is_made_by_resume(halfway, workplace, mo
     assert done.returncode == 0 and "starting after step 16" in done.stdout, done.stderr
     assert leave(folder) == leave(whole)
     (folder / "weights.png").unlink()
-    test = write(workplace / "SST-2" / "test.tsv", "index\tsentence\n0\tgood film\n")
-    done = call(train.main, f"--resume={folder}", "--predict")
-    answers = f"{folder / 'SST-2.tsv'} {folder / 'SST-2-exits.tsv'}"
-    assert f"to train\ndrawn\n{test}: 1 ex" in done.stdout and answers in done.stdout, done.stderr
-    test.unlink()
-    assert call(train.main, f"--resume={folder}", "--predict").stdout.count("\n") == 1
+    done = call(train.main, f"--resume={folder}")
+    assert done.stdout.endswith("nothing to train\ndrawn\n"), done.stderr
 
 
 def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, tmp_path):
@@ -245,7 +241,6 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
         ({"lr": 0}, "config.json: --lr must be positive and finite, not 0$"),
         ({"lr": None}, "config.json: --lr must be positive and finite, not None$"),
         ({"epochs": "1"}, "config.json: --epochs must be positive and at most 10,000, not '1'$"),
-        ({"predict": 1}, "config.json: --predict must be bool, not 1$"),
         ({"optimize": "x"}, "json: --optimize must be one of single, bilevel, cross, not 'x'$"),
         ({"task": "imdb"}, "config.json: --task must be one of toy, .*, not 'imdb'$"),
     ):

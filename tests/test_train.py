@@ -212,22 +212,6 @@ def test_every_method_trains(workplace, tmp_path, teachers, weights, optimize, l
         assert w_ce != [1, 1, 1] and (max(w_ce) < 1 or optimize != "single")
 
 
-def test_predict_answers_the_test_set_at_the_end(workplace, tmp_path, call):
-    for name in ("train", "dev"):
-        path = f"SST-2/{name}.tsv"
-        write(tmp_path / path, (workplace / path).read_bytes())
-    more = dict(out=tmp_path / "run", data_dir=tmp_path, epochs=1)
-    arguments = [*options(workplace, **more), "--predict"]
-    missing = call(train.main, *arguments)
-    assert missing.returncode == 2 and "no test file of sst2" in missing.stderr
-    assert not (tmp_path / "run").exists()  # said before the training
-    write(tmp_path / "SST-2" / "test.tsv", "index\tsentence\n0\tgood film\n1\tbad film\n")
-    done = call(train.main, *arguments)
-    assert done.returncode == 0, done.stderr
-    answers = (tmp_path / "run" / "SST-2.tsv").read_text(encoding="utf-8").split("\n")
-    assert answers[0] == "index\tprediction" and [x[:2] for x in answers[1:3]] == ["0\t", "1\t"]
-
-
 def test_own_files_train_like_a_glue_task(workplace, finished, tmp_path, monkeypatch):
     """SST-2's files are such files. Same examples, same run; only the task's name differs."""
     monkeypatch.chdir(tmp_path)
