@@ -33,13 +33,8 @@ interrupted by Ctrl-C and by SIGTERM; 1, a bug, with a traceback.
 """
 
 import math
-import signal
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
-
-if __name__ == "__main__":  # Ctrl-C while torch loads, before `command` handles it: no traceback
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 import torch
@@ -162,8 +157,7 @@ def make_optimizers(model, loss_weights, config, total):
     groups = [dict(params=matrices, weight_decay=config.weight_decay), dict(params=vectors)]
     theta = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     eta = config.omega_reach / math.ceil(total / config.omega_every)
-    eps = 1e-8 * config.step_size
-    return theta, torch.optim.Adam(loss_weights.parameters(), lr=eta, eps=eps)
+    return theta, torch.optim.Adam(loss_weights.parameters(), lr=eta, eps=1e-8 * config.step_size)
 
 
 def learning_rate(step, total, config):
@@ -175,10 +169,10 @@ def learning_rate(step, total, config):
 def make_batches(config, encoded, step, device):
     """-> endless Batches, for this step and those after it.
 
-    The judge sees one batch in all, to save time: drawn from d2 and d1 in the ratio 1 : lambda in
-    which they count. Its examples of d1 are drawn independently
-    of the step's own. Only methods that read d2 give it away, and only steps that update Omega
-    read it. With several processes, each gets its share of every batch.
+    To save time the judge sees one batch in all, drawn from d2 and d1 in the ratio 1 : lambda in
+    which they count. Its examples of d1 are drawn independently of the step's own. Only methods
+    that read d2 hold it out, and only steps that update Omega read it. With several processes, each
+    gets its share of every batch.
     """
     N, B, optimize = len(encoded.labels), config.batch_size, optimize_of(config)
     d1 = d2 = np.arange(N)
@@ -227,10 +221,9 @@ def train(config, model, loss_weights, encoded, folder, log):
     hyper = Hyper(config.step_size, config.lam, config.temperature, form, max_norm)
     optimizers = make_optimizers(model, loss_weights, config, total)
     parts = dict(model=model, weights=loss_weights, theta=optimizers[0], omega=optimizers[1])
-    first, tokens, seconds = runs.resume(folder, parts, log) or (0, 0, 0.0)
+    first, tokens, seconds = runs.resume(folder, parts, log)
     start = time.perf_counter() - seconds
-    seconds_to_write = 1e-7 * sum(p.numel() for p in model.parameters())  # a guess: 120 MB/s
-    checkpoint_due = time.perf_counter() + CHECKPOINT_INTERVAL * max(1, seconds_to_write)
+    checkpoint_due = time.perf_counter() + CHECKPOINT_INTERVAL  # as if writing one took a second
     batches_of_steps = make_batches(config, encoded, first, device)
     model.train()
     for step in range(first, total):
@@ -295,10 +288,10 @@ def settings_of_rules(M, C):
 def best_mix(scores, mean_exit):
     """The best that chance can do: each example leaves at a random exit, mean_exit on average.
 
-    scores: (M,), the metric of each exit, where all examples leave there. A coin that decides
-    between exits i and k reaches, on average, any point of the line between (i, scores of i) and
-    (k, scores of k), and no lottery among more exits is better than the best of these lines. Exact
-    for accuracy, a mean over examples; approximate for correlations and F1.
+    scores: (M,), the metric of each exit if all examples leave there. A coin that decides between
+    exits i and k reaches, on average, any point of the line between (i, scores of i) and (k, scores
+    of k), and no lottery among more exits is better than the best of these lines. Exact for
+    accuracy, a mean over examples; approximate for correlations and F1.
     """
     exits = range(1, len(scores) + 1)
     pairs = [(i, k) for i in exits for k in exits if i <= mean_exit <= k]
@@ -341,8 +334,11 @@ def operating_point(rows, full, metric, loss=0.01):
 # 5. Main
 
 
-def parse(argv):
-    """Command line -> Config with nothing left open. UserError for a value that makes no sense."""
+def parse(argv=None):
+    """Command line -> Config, complete. UserError for a value that makes no sense.
+
+    argv: a list of words; None: the command line of this process.
+    """
     config, given = options.read(Config, argv, "Train a multi-exit BERT.")
     if not config.resume:
         if config.train_file or config.dev_file:
@@ -394,7 +390,7 @@ def result_of(config, task, tokenizer, model, loss_weights, seconds):
 
 def run(config):
     """One run from configuration to result.json, or what is still missing of it -> its folder."""
-    device = processes.join(config.device)
+    device = processes.join(config.device, one_thread=config.model == "toy")
     folder = runs.run_folder(config)
     with runs.interruptible(folder, new=not config.resume):
         if all((folder / name).exists() for name in ("result.json", "model.safetensors")):
@@ -403,8 +399,8 @@ def run(config):
             train_and_evaluate(config, folder, device)
         if RANK == 0:
             (folder / runs.CHECKPOINT).unlink(missing_ok=True)
-            if not (folder / "weights.png").exists():
-                print(picture.draw(folder))
+            print(picture.draw(folder))
+    processes.leave()
     return folder
 
 
@@ -441,17 +437,9 @@ def train_and_evaluate(config, folder, device):
         print(f"\ntrained in {seconds:.0f} s; everything is in {folder}")
 
 
-def start():
-    runs.keep_freed_memory()
-    config = parse(sys.argv[1:])
-    if config.model == "toy":
-        processes.use_one_thread()  # it is so small that threads would mostly wait for each other
-    run(config)
-    processes.leave()
-
-
 def main():
-    command(start)
+    runs.keep_freed_memory()
+    command(lambda: run(parse()))
 
 
 if __name__ == "__main__":

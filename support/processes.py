@@ -16,8 +16,8 @@ RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 if WORLD > 1:
     import torch.distributed as dist
 
-    # Imported once there is a group, as torch.optim does it, the functions in there have it as a
-    # default argument. So it would outlive `leave`, and its threads abort a Python that is ending.
+    # Before there is a group: torch.optim would import it later, its functions would hold the group
+    # as a default argument, and the group's threads would outlive `leave` and could abort Python.
     import torch.distributed.nn  # noqa: F401
     from torch.distributed._functional_collectives import all_reduce
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))  # among the processes of this machine
@@ -37,12 +37,16 @@ def find_device(name):
     return torch.device(name, LOCAL_RANK if name == "cuda" else None)
 
 
-def join(name):
+def join(name, one_thread=False):
     """Find this process's device, and the other processes -> device.
 
-    They wait for each other while rank 0 downloads or reports.
+    one_thread: on the CPU, unless OMP_NUM_THREADS asks for a number. The built-in network is so
+    small that several threads would mostly wait for each other. The processes' patience is two
+    hours, since they also wait for rank 0 while it downloads or reports.
     """
     device = find_device(name)
+    if one_thread and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if WORLD > 1:
@@ -51,12 +55,6 @@ def join(name):
     if RANK > 0:
         sys.stdout = open(os.devnull, "w")
     return device
-
-
-def use_one_thread():
-    """On the CPU, unless OMP_NUM_THREADS asks for a number."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
 
 
 def leave():
