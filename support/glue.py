@@ -41,7 +41,7 @@ GLUE = {
 
 
 def read_text(path):
-    """UserError with file and line if it is not UTF-8. A byte-order mark is no text."""
+    """UserError with file and line if it is not UTF-8. A byte-order mark is left out."""
     raw = Path(path).read_bytes()
     try:
         return raw.decode("utf-8-sig")
@@ -65,9 +65,9 @@ def short(words):
 
 
 def column_names(where, names):
-    """Letter case and blanks around a name do not count. UserError if two are the same.
+    """The names in lower case, without blanks around them. UserError if two are the same.
 
-    Columns without a name, as spreadsheets leave them, may be several.
+    Several columns may have no name, as spreadsheets leave them.
     """
     names = [name.strip().lower() for name in names]
     named = [name for name in names if name]
@@ -80,7 +80,7 @@ def read_table(path, lines, header=None, skip_short=False):
     """(line number, cells) of each line -> (file and line, dict column -> text) of each row.
 
     header: None if line 1 has it. UserError with file and line for a row with more or fewer
-    columns; skip_short drops rows with fewer and names them, for QQP, some copies of which have
+    columns. skip_short: rows with fewer are skipped and named instead; some copies of QQP have
     broken lines.
     """
     for number, cells in lines:
@@ -98,8 +98,8 @@ def read_table(path, lines, header=None, skip_short=False):
 def pick(path, rows, texts, label):
     """The columns that count -> list of (file and line, text_a, text_b or None, label as text).
 
-    texts: names of one or two columns. label: name of the label's; None, and the text is empty.
-    UserError with file and line for a row that lacks one of them.
+    texts: names of one or two columns. label: name of the label's column, or None; then the label
+    is "". UserError with file and line for a row that lacks one of them.
     """
     examples = []
     for where, row in rows:
@@ -107,7 +107,7 @@ def pick(path, rows, texts, label):
         if not all(isinstance(x, str) for x in cells) or not isinstance(y, (str, int, float)):
             need = ", ".join([*texts, label] if label else texts)
             raise UserError(f"{where}: needs text under {need}; its columns are {short(row)}")
-        examples.append((where, *(*cells, None)[:2], str(y)))
+        examples.append((where, *(*cells, None)[:2], str(y).strip()))
     if not examples:
         raise UserError(f"{path}: no examples in this file")
     return examples

@@ -1,13 +1,11 @@
 """Files of your own: CSV, JSON lines or text with tabs, under the column names that people use.
 
-A file is read right, or refused in one line that says what to do. What had to be assumed, and what
-looks like a slip, is said in one line each.
+A file is read right, or refused in one line that says what to do.
 """
 
 import csv
 import io
 import json
-import os
 import re
 from pathlib import Path
 
@@ -20,9 +18,6 @@ TEXTS = [
     ("sentence", "text_b"), ("sentence1", "sentence2"), ("premise", "hypothesis"),
     ("question", "sentence"), ("question1", "question2"),
 ]  # fmt: skip
-# A field in quotation marks, from one separator to the next; marks inside it are doubled.
-QUOTED_FIELD = r'(?:\A|(?<=[\t\n]))"(?:[^"%s]|"")*+"(?=[\t\r\n]|\Z)'
-MARKS = {True: "quote fields, as pandas writes them", False: "are text, as in GLUE's files"}
 
 
 def json_rows(path):
@@ -38,10 +33,10 @@ def json_rows(path):
             yield where, dict(zip(column_names(where, row), row.values(), strict=True))
 
 
-def quoted_lines(path, text, delimiter):
-    """A table with standard quoting -> (line number, cells). Blank lines do not count."""
+def quoted_lines(path, text):
+    """CSV with standard quoting -> (line number, cells). Blank lines do not count."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     number = 0
     try:
         for cells in reader:
@@ -53,32 +48,26 @@ def quoted_lines(path, text, delimiter):
         raise UserError(f"{where}: {error}; is every quotation mark closed?") from None
 
 
-def is_quoted(text):
-    """Does every quotation mark of a table with tabs belong to a quoted field?
+def tabbed_lines(path, text):
+    """A table with tabs -> (line number, cells). Nothing quotes in it, as in GLUE's files.
 
-    If all lines have equally many tabs, a quoted field must end within its line: otherwise a stray
-    mark and another one further down would swallow the rows between them.
+    UserError if all its quotation marks enclose fields: then it was written with quoting.
     """
-    lines = text.removesuffix("\n").split("\n")
-    outside = r"\t\n" if len({line.count("\t") for line in lines}) == 1 else ""
-    return '"' not in re.sub(QUOTED_FIELD % outside, "", text)
+    marked = [field for field in re.split(r"[\t\r\n]", text) if '"' in field]
+    if marked and all(re.fullmatch(r'"(?:[^"]|"")*"', field) for field in marked):
+        line = text[: text.index('"')].count("\n") + 1
+        need = "a table with tabs has no quoting; save it as .csv or as JSON lines"
+        raise UserError(f"{path}:{line}: a field in quotation marks, but {need}")
+    return plain_lines(text)
 
 
 def read_rows(path):
-    """-> list of (file and line, dict column -> value); the extension says in which format.
-
-    In a table with tabs, what its quotation marks show decides whether they quote, and is said.
-    """
+    """-> list of (file and line, dict column -> value); the extension says in which format."""
     suffix = Path(path).suffix.lower()
     if suffix in (".json", ".jsonl", ".ndjson"):
         return list(json_rows(path))
-    text = read_text(path)
-    quoted = suffix == ".csv" or is_quoted(text)
-    if suffix != ".csv" and '"' in text:
-        print(f"{path}: its quotation marks {MARKS[quoted]}")
-    delimiter = "," if suffix == ".csv" else "\t"
-    lines = quoted_lines(path, text, delimiter) if quoted else plain_lines(text)
-    return list(read_table(path, lines))
+    lines = quoted_lines if suffix == ".csv" else tabbed_lines
+    return list(read_table(path, lines(path, read_text(path))))
 
 
 def find_columns(path, names, labelled):
@@ -96,39 +85,28 @@ def find_columns(path, names, labelled):
 
 
 def read_examples(path, labelled=True):
-    """-> list of (file and line, text_a, text_b or None, the label as stripped text)."""
+    """-> list of (file and line, text_a, text_b or None, the label as text)."""
     rows = read_rows(path)
     if not rows:
         raise UserError(f"{path}: no examples in this file")
-    examples = pick(path, rows, *find_columns(path, rows[0][1].keys(), labelled))
-    spaced = [where for where, _, _, label in examples if label != label.strip()]
-    empty = [where for where, a, b, _ in examples if "" in (a.strip(), b and b.strip())]
-    for places, what in ((spaced, "blanks around the label removed"), (empty, "an empty text")):
-        if places:
-            print(f"{places[0]}: {what}; {len(places)} such row(s) in this file")
-    return [(where, a, b, label.strip()) for where, a, b, label in examples]
+    return pick(path, rows, *find_columns(path, rows[0][1].keys(), labelled))
 
 
 def find_labels(path, train):
-    """The classes: the labels that occur in train, sorted. UserError for fewer than two, or scores.
-
-    Says so if they are suspiciously many.
-    """
+    """The classes: train's labels, sorted. UserError for fewer than two, or for scores."""
     labels = tuple(sorted({label for *_, label in train} - {""}))
     if len(labels) < 2:
         raise UserError(f"{path}: every label is {''.join(labels)!r}; two or more are needed")
     if all(re.fullmatch(r"-?\d*\.?\d+", x) for x in labels) and any(float(x) % 1 for x in labels):
         reason = "name classes by words or whole numbers (only STS-B learns scores)"
         raise UserError(f"{path}: labels are scores: {short(labels)}; {reason}")
-    if len(labels) > max(2, len(train) / 10):
-        print(f"{path}: {len(labels)} classes in {len(train)} rows; is the label an id?")
     return labels
 
 
 def read_own(train_file, dev_file):
     """Two files of your own -> rows of train, rows of dev, labels. UserError or OSError.
 
-    A row is (text_a, text_b or None, index into labels). The classes are train's labels, sorted.
+    A row is (text_a, text_b or None, index into labels).
     """
     if not (train_file and dev_file):
         raise UserError("--train-file and --dev-file belong together; give both")
@@ -136,8 +114,6 @@ def read_own(train_file, dev_file):
     if (train[0][2] is None) != (dev[0][2] is None):
         raise UserError(f"{train_file}, {dev_file}: one has pairs of texts, the other single ones")
     labels, seen = find_labels(train_file, train), {row[1:3] for row in train}
-    if os.path.samefile(train_file, dev_file):
-        print(f"{train_file} is given twice: the report says nothing about new examples")
-    elif both := sum(row[1:3] in seen for row in dev):
+    if both := sum(row[1:3] in seen for row in dev):
         print(f"{dev_file}: the texts of {both} of {len(dev)} rows are in train too")
     return with_labels(train, labels), with_labels(dev, labels), labels
