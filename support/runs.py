@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -20,7 +21,6 @@ from support.errors import UserError
 from support.processes import RANK, WORLD
 
 CHECKPOINT = "checkpoint.pt"
-INTERRUPTIONS = (KeyboardInterrupt, OSError, RuntimeError, MemoryError)
 
 
 def run_folder(config):
@@ -35,7 +35,7 @@ def run_folder(config):
 
 
 def claim_folder(config):
-    """A folder belongs to the run that made its log.jsonl: of two that start together, to one."""
+    """A folder belongs to the run that made its log.jsonl, also if two runs start together."""
     method = config.optimize if config.weights == "learned" else config.weights
     name = config.out or f"runs/{config.task}-{config.teachers}-{method}-s{config.seed}"
     for number in range(1, 10_000):
@@ -55,13 +55,10 @@ def interruptible(folder, new):
     try:
         yield
     except BaseException as error:
-        log, config = folder / "log.jsonl", folder / "config.json"
-        failed = not config.exists() or isinstance(error, UserError)
-        if RANK == 0 and new and failed and not log.stat().st_size:
-            for path in (config, log, folder / "tokenizer.json"):
-                path.unlink(missing_ok=True)
-            folder.rmdir()
-        elif RANK == 0 and isinstance(error, INTERRUPTIONS):
+        refused = isinstance(error, UserError) or not (folder / "config.json").exists()
+        if RANK == 0 and new and refused and not (folder / "log.jsonl").stat().st_size:
+            shutil.rmtree(folder)
+        elif RANK == 0 and isinstance(error, (KeyboardInterrupt, OSError, RuntimeError)):
             python = "python" if WORLD == 1 else f"torchrun --nproc-per-node={WORLD}"
             print(f"to continue: {python} train.py --resume {quote(str(folder))}", file=sys.stderr)
         raise
@@ -76,17 +73,9 @@ def open_log(folder):
 def write(path, data):
     """Write beside, then rename: an interruption leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name("partial")  # one name: the next write replaces what a kill left
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # otherwise a power cut could keep the name and lose the bytes
-        os.replace(partial, path)
-    except OSError as error:  # of a write to a full disk: it does not name the file
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        partial.unlink(missing_ok=True)
+    partial = path.with_name("partial")  # always this name, so that the next write replaces it
+    partial.write_bytes(data)
+    os.replace(partial, path)
 
 
 def write_json(value, path):
@@ -102,9 +91,9 @@ def digest(text):
 
 
 def start(folder, settings, facts, tokenizer):
-    """A new run's tokenizer.json, and last its config.json, which makes the folder a run.
+    """Write a new run's tokenizer.json, and last its config.json, which makes the folder a run.
 
-    Of a resumed run: UserError if a fact, say its training data, has changed since it started.
+    If the run is resumed: UserError if a fact, say its training data, has changed since it started.
     """
     path = folder / "config.json"
     if settings["resume"]:
@@ -122,7 +111,6 @@ def save_checkpoint(folder, parts, log, counts):
     -> seconds that it took. The last 32 bytes of the file are the hash of all before them.
     """
     start = time.perf_counter()
-    os.fsync(log.fileno())  # the checkpoint counts on these lines being on the disk
     states = {name: part.state_dict() for name, part in parts.items()}
     buffer = io.BytesIO()
     torch.save({"counts": counts, "log_end": log.tell(), **states}, buffer)
@@ -132,9 +120,9 @@ def save_checkpoint(folder, parts, log, counts):
 
 
 def resume(folder, parts, log):
-    """Restore all parts from the checkpoint -> its counts, or zeros.
+    """Restore all parts from the checkpoint -> its counts; without a checkpoint, zeros.
 
-    The log is cut back to the checkpoint. UserError for a damaged file. Nothing in it is executed:
+    The log is cut back to the checkpoint. UserError for a damaged file. No code in it can run:
     torch.load(weights_only=True) reads tensors and plain data only.
     """
     path, saved = folder / CHECKPOINT, {"counts": [0, 0, 0.0], "log_end": 0}
@@ -156,7 +144,7 @@ def keep_freed_memory():
     """Tell glibc to keep large blocks that are freed, for the next tensor of that size.
 
     By default it returns them to the system and gets them back zeroed, page by page, which takes
-    time (docs/speed.md). Without glibc nothing happens. Call it before the first tensor is made.
+    time (docs/speed.md). Without glibc this does nothing. Call it before the first tensor is made.
     """
     if os.name == "posix" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX, a number of malloc.h
