@@ -41,8 +41,7 @@ def by_level(examples, of_exits, predictions, layers):
 
 def report(result):
     """Tables of the sweep and of the levels, and the learned weights as a matrix."""
-    metrics = list(result["majority"])
-    constant = "mean" if "pearson" in metrics else "most frequent class"
+    metrics, M = list(result["majority"]), len(result["exits"])
 
     def cells(row):
         return "  ".join(f"{row[name]:{max(6, len(name))}.3f}" for name in metrics)
@@ -50,28 +49,25 @@ def report(result):
     names = "  ".join(f"{name:>6}" for name in metrics)
     print(f"\nrule        threshold  {names}  mean exit  speed-up: layers  wall clock  over mix")
     for row in result["sweep"]:
+        rule = f"{row['rule']:<12}{row['threshold']:>9}  {cells(row)}  {row['mean_exit']:9.2f}"
+        speedups = f"{row['speedup_layers']:15.2f}x  {row['speedup_wall']:9.2f}x"
         mark = "  <- at most one point lost" if row == result["operating_point"] else ""
-        speed = f"{row['speedup_layers']:15.2f}x  {row['speedup_wall']:9.2f}x"
-        gain = f"{row['over_mix']:+8.3f}{mark}"
-        rule = f"{row['rule']:<12}{row['threshold']:>9}"
-        print(f"{rule}  {cells(row)}  {row['mean_exit']:9.2f}  {speed}  {gain}")
+        print(f"{rule}  {speedups}  {row['over_mix']:+8.3f}{mark}")
+    constant = "mean" if "pearson" in metrics else "most frequent class"
     print(f"{'none':<21}  {cells(result['majority'])}   (always the {constant})")
-    best = max(row[metrics[0]] for row in result["exits"])
-    if best <= result["majority"][metrics[0]]:
+    if max(row[metrics[0]] for row in result["exits"]) <= result["majority"][metrics[0]]:
         print("no exit beats the line none: try a larger --lr, more --epochs, or --pool mean")
     print("over mix: above the best random mix of fixed exits with the same mean exit")
     losses = [row["loss"] for row in result["exits"]]
     of_exits = " ".join(f"{x:6.3f}" for x in losses)
-    print(f"\nloss on dev, exits 1 to {len(losses)}: {of_exits}   mean {np.mean(losses):.3f}")
+    print(f"\nloss on dev, exits 1 to {M}: {of_exits}   mean {np.mean(losses):.3f}")
     if result["levels"]:
-        M = len(result["exits"])
         print(f"\nlevel  {'accuracy of each exit':<{M * 7}}  when leaving early: acc  mean exit")
-        for row in result["levels"]:
-            exits = "".join(f"{acc:7.3f}" for acc in row["exits"])
-            print(f"{row['level']:>5}  {exits}  {row['acc']:23.3f}  {row['mean_exit']:9.2f}")
+    for row in result["levels"]:
+        exits = "".join(f"{acc:7.3f}" for acc in row["exits"])
+        print(f"{row['level']:>5}  {exits}  {row['acc']:23.3f}  {row['mean_exit']:9.2f}")
     print("\nweights   ce   distillation, student by teacher (1.00: the uniform sum)")
-    w_ce, w_kd = np.array(result["weights"]["ce"]), np.array(result["weights"]["kd"])
-    teachers = (w_kd > 0).sum(1)
-    for m, (ce, row) in enumerate(zip(w_ce, w_kd, strict=True)):
-        kd = " ".join(f"{w * teachers[m]:4.2f}" if w > 0 else "   ." for w in row)
-        print(f"exit {m + 1:>2}  {ce:4.2f}  {kd}")
+    for m, (ce, row) in enumerate(zip(*result["weights"].values(), strict=True), start=1):
+        teachers = sum(w > 0 for w in row)
+        kd = " ".join(f"{w * teachers:4.2f}" if w > 0 else "   ." for w in row)
+        print(f"exit {m:>2}  {ce:4.2f}  {kd}")
