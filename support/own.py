@@ -61,15 +61,6 @@ def tabbed_lines(path, text):
     return plain_lines(text)
 
 
-def read_rows(path):
-    """-> list of (file and line, dict column -> value); the extension says in which format."""
-    suffix = Path(path).suffix.lower()
-    if suffix in (".json", ".jsonl", ".ndjson"):
-        return list(json_rows(path))
-    lines = quoted_lines if suffix == ".csv" else tabbed_lines
-    return list(read_table(path, lines(path, read_text(path))))
-
-
 def find_columns(path, names, labelled):
     """-> names of the one or two text columns, of the label column, or None.
 
@@ -85,8 +76,16 @@ def find_columns(path, names, labelled):
 
 
 def read_examples(path, labelled=True):
-    """-> list of (file and line, text_a, text_b or None, the label as text)."""
-    rows = read_rows(path)
+    """-> list of (file and line, text_a, text_b or None, the label as text).
+
+    The extension says in which format the file is.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in (".json", ".jsonl", ".ndjson"):
+        rows = list(json_rows(path))
+    else:
+        lines = quoted_lines if suffix == ".csv" else tabbed_lines
+        rows = list(read_table(path, lines(path, read_text(path))))
     if not rows:
         raise UserError(f"{path}: no examples in this file")
     return pick(path, rows, *find_columns(path, rows[0][1].keys(), labelled))

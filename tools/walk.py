@@ -26,7 +26,6 @@ def walk(folder="", sentence="ann calls it dull . carl disagrees ."):
         tokenizer = toy_tokenizer()
         bert = Bert(BertConfig(tokenizer.get_vocab_size(), 32, 3, 4, 64))  # H, M, A, feed-forward
     bert.eval()
-    tokenizer.enable_truncation(bert.config.max_position_embeddings)
     encoding = tokenizer.encode(sentence)
     input_ids = torch.tensor([encoding.ids])
 
@@ -45,8 +44,7 @@ def walk(folder="", sentence="ann calls it dull . carl disagrees ."):
         show("  attention", attention(hidden, bias), "(B, T, H)  what the other tokens say")
         show("  ffn_in", bert.layers[0].ffn_in(hidden), "(B, T, intermediate_size)  for the gelu")
         for m, state in enumerate(bert(input_ids), start=1):
-            first, second = state[0, 0, :2].tolist()
-            show(f"after layer {m}", state, f"(B, T, H)  [CLS] = {first:+.3f} {second:+.3f} ...")
+            show(f"after layer {m}", state, f"(B, T, H)  [CLS] = {state[0, 0, 0]:+.3f} ...")
 
 
 def main():
