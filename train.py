@@ -211,9 +211,9 @@ CHECKPOINT_INTERVAL = 50  # times as long as writing a checkpoint takes: 2 % ove
 def train(config, model, loss_weights, encoded, folder, log):
     """Train in place -> seconds. Writes lines to log, an open file, and the rest to folder.
 
-    An epoch is as many examples through Theta as train has, whatever the method: two runs with the
-    same --epochs make the same number of updates. With a fifth of train held out as d2, an epoch
-    is one pass and a quarter over d1.
+    An epoch uses as many examples as train has, whatever the method, so two runs with the same
+    --epochs make the same number of updates. With a fifth of train held out as d2, an epoch is one
+    pass and a quarter over d1.
     """
     device, optimize = next(model.parameters()).device, optimize_of(config)
     total = total_steps(config, len(encoded.labels))
@@ -389,7 +389,7 @@ def result_of(config, task, tokenizer, model, loss_weights, seconds):
 
 
 def run(config):
-    """One run from configuration to result.json, or what is still missing of it -> its folder."""
+    """Make one run, or what is missing of an interrupted one -> its folder."""
     device = processes.join(config.device, one_thread=config.model == "toy")
     folder = runs.run_folder(config)
     with runs.interruptible(folder, new=not config.resume):
@@ -405,7 +405,7 @@ def run(config):
 
 
 def train_and_evaluate(config, folder, device):
-    """All that makes result.json. Rank 0 alone evaluates; the others wait for it in `leave`."""
+    """Everything up to result.json. Only rank 0 evaluates; the others wait for it in `leave`."""
     if device.type == "cuda" and config.hypergradient != "difference":
         # TF32: faster; but differences of nearly equal numbers need all digits.
         torch.set_float32_matmul_precision("high")

@@ -42,7 +42,7 @@ def command(function, usage=None):
         # Python's own KeyboardInterrupt has no number.
         sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
     except Exception as error:
-        # A GPU that is full raises an error of its own; a full CPU, the allocator's RuntimeError.
+        # For too little memory torch has a class on a GPU; on a CPU it raises a RuntimeError.
         text = str(error)
         if (
             isinstance(error, (torch.OutOfMemoryError, MemoryError))

@@ -9,7 +9,7 @@ from pathlib import Path
 from support.checkpoints import read_object
 from support.errors import UserError
 
-# Limits are words and a test.
+# A limit: how an error names it, and a test.
 POSITIVE = ("positive and finite", lambda x: 0 < x < math.inf)  # nan is not
 NOT_NEGATIVE = ("0 or more, and finite", lambda x: 0 <= x < math.inf)
 FRACTION = ("at least 0 and below 1", lambda x: 0 <= x < 1)
@@ -27,7 +27,7 @@ def option(default, text, choices=None, limits=None):
 
 
 def read(Config, argv, description):
-    """Command line -> Config, and a dict of the options named there. UserError for a bad one.
+    """Command line -> Config, and a dict of the options given there. UserError for a bad one.
 
     With --resume, the settings are those of that run.
     """
@@ -54,8 +54,6 @@ def read(Config, argv, description):
 def stored_settings(values, given):
     """The settings in the config.json of a run. UserError if a given one differs."""
     path = Path(values["resume"], "config.json")
-    if not path.exists():
-        raise UserError(f"--resume {values['resume']}: no config.json there, so not a run")
     stored = read_object(path)
     for name in given.keys() - {"resume"}:
         if values[name] != stored.get(name):
@@ -70,7 +68,7 @@ def flag(name):
 def check(config):
     """UserError for a value of the wrong type, outside its choices or outside its limits.
 
-    The command line has seen to types and choices, but a stored config.json may have been edited.
+    argparse has checked types and choices already, but a stored config.json may have been edited.
     """
     where = f"{config.resume}/config.json: " if config.resume else ""
     for f in fields(config):

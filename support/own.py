@@ -27,7 +27,7 @@ def json_rows(path):
         if line.strip():
             try:
                 row = dict(json.loads(line))
-                json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
+                json.dumps(row, ensure_ascii=False).encode()  # fails on half a surrogate pair
             except (ValueError, TypeError, RecursionError) as error:
                 raise UserError(f"{where}: not one object in JSON on a line ({error})") from None
             yield where, dict(zip(column_names(where, row), row.values(), strict=True))
@@ -62,9 +62,9 @@ def tabbed_lines(path, text):
 
 
 def find_columns(path, names, labelled):
-    """-> names of the one or two text columns, of the label column, or None.
+    """-> names of the one or two text columns; name of the label column, or None if not labelled.
 
-    UserError unless there is exactly one way to read them.
+    UserError unless there is exactly one way to read the names.
     """
     found = [columns for columns in TEXTS if set(columns) <= names]
     texts = [one for one in found if not any(set(one) < set(other) for other in found)]

@@ -26,7 +26,7 @@ LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))  # among the processes of this
 def find_device(name):
     """auto -> cuda, mps or cpu, the first available one. UserError if a named one is not.
 
-    Each process needs a GPU of its own; mps has one.
+    Each process needs a separate GPU; a Mac (mps) has one.
     """
     mps = int(torch.backends.mps.is_available() and WORLD == 1)
     counts = {"cuda": torch.cuda.device_count(), "mps": mps, "cpu": WORLD}
@@ -65,7 +65,7 @@ def leave():
 
 
 def barrier(here=True):
-    """Wait until all processes are at a barrier; two calls, each with its `here`, make one."""
+    """Wait until every process is at a barrier; those whose `here` is False pass this one by."""
     if WORLD > 1 and here:
         dist.barrier()
 

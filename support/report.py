@@ -6,8 +6,8 @@ import numpy as np
 
 
 def progress(log, steps, losses, weights, clock):
-    """A line to the log; and one to the screen: losses of the first, middle and last exit, mean
-    weights (1 at the uniform sum), speed, time left.
+    """Write a line to the log and one to the screen: losses of the first, middle and last exit,
+    mean weights (1 at the uniform sum), speed, time left.
 
     steps: done, total. losses: ce, kd. weights: w_ce, w_kd. clock: tokens, seconds.
     """

@@ -71,7 +71,7 @@ def open_log(folder):
 
 
 def write(path, data):
-    """Write beside, then rename: an interruption leaves the old file or the new one."""
+    """Write another file, then rename it: an interruption leaves the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name("partial")  # always this name, so that the next write replaces it
     partial.write_bytes(data)

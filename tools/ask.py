@@ -29,7 +29,7 @@ def load_run(folder):
         model = MultiExitBert(bert, len(config["labels"]), config["pool"])
         model.load_state_dict(read_tensors(folder)[1])
         return model.eval(), read_tokenizer(folder), config
-    except Exception as error:  # four libraries, many kinds: a file is missing or does not fit
+    except Exception as error:  # of four libraries: a file is missing or does not fit
         raise UserError(f"{folder}: not a finished run of train.py ({error})") from None
 
 
