@@ -35,8 +35,9 @@ def rule_and_threshold(folder, rule, threshold, M):
     if not rule:
         point = read_object(folder / "result.json").get("operating_point")
         return (point["rule"], point["threshold"]) if point else ("always", M)
-    if threshold is None:
-        raise UserError(f"rule {rule} needs a threshold")
+    high = dict(patience=M, always=M, entropy=1, confidence=1).get(rule, float("inf"))
+    if threshold is None or not 0 <= threshold <= high:
+        raise UserError(f"{rule} needs a threshold from 0 to {high}, not {threshold}")
     return rule, int(threshold) if threshold % 1 == 0 else threshold
 
 
