@@ -48,18 +48,15 @@ def answer(folder, *sentences):
 
 def show(logits, labels):
     """logits (M, 1, C) of one example. With one label it is a number, without probabilities."""
-    if len(labels) > 1:
-        answers = [labels[x] for x in logits[:, 0].argmax(-1)]  # M words
-        classes, rules = labels, RULES
-    else:
-        answers = [f"{labels[0]} {x:.2f}" for x in logits[:, 0, 0].tolist()]
-        classes, rules = [], RULES[:2]
+    classes = labels if len(labels) > 1 else []
+    values = (logits[:, 0].argmax(-1) if classes else logits[:, 0, 0]).tolist()  # M numbers
+    answers = [labels[x] if classes else f"{labels[0]} {x:.2f}" for x in values]
     print("exit  answer          " + "  ".join(f"p({name})"[:18].rjust(18) for name in classes))
     for m, p in enumerate(logits[:, 0].softmax(dim=-1).tolist(), start=1):
         row = "  ".join(f"{x:18.3f}" for x in p[: len(classes)])
         print(f"{m:>4}  {answers[m - 1]:<16}{row}")
     print()
-    for rule, threshold in rules:
+    for rule, threshold in RULES if classes else RULES[:2]:
         stop = exits_from_logits(logits, rule, threshold)[1].item()
         print(f"{rule} {threshold}: leaves at exit {stop}: {answers[stop - 1]}")
 
