@@ -21,10 +21,14 @@ def read_object(path):
 
 
 def read_tensors(folder):
-    """FOLDER/model.safetensors -> its path, dict name -> tensor."""
-    path = folder / "model.safetensors"
+    """FOLDER/model.safetensors, or the parts that its index names -> file, dict name -> tensor."""
+    path, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     try:
-        return path, load_file(path)
+        if path.exists() or not index.exists():
+            return path, load_file(path)
+        path, place = index, dict(read_object(index)["weight_map"])
+        parts = {name: load_file(folder / name) for name in set(place.values())}
+        return path, {name: parts[part][name] for name, part in place.items()}
     except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
         advice = "docs/faq.md says how to convert pytorch_model.bin"
         raise UserError(f"{path}: not readable, or not whole ({error}); {advice}") from None

@@ -6,6 +6,7 @@ full disk, too little memory) and a run that diverged. Everything else is a bug,
 yours, and a bug is a traceback.
 """
 
+import os
 import signal
 import sys
 
@@ -27,7 +28,8 @@ def interrupt(number, frame):
 
 
 def command(function, usage=None):
-    """Call function. Status 2: an error of the user's or the system's; 130, 143: interrupted.
+    """Call function. Status 2: an error of the user's or the system's; 130, 143: interrupted; 141:
+    whatever read the output has closed it.
 
     usage: what to say instead of the call, with status 2.
     """
@@ -37,17 +39,18 @@ def command(function, usage=None):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, interrupt)
         function()
+        sys.stdout.flush()  # a closed pipe shows here, and not after the end
+    except BrokenPipeError:  # the reader has enough, as in `| head`: the shell's status for that
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + 13)
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         # Python's own KeyboardInterrupt has no number.
         sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
     except Exception as error:
         # For too little memory torch has a class on a GPU; on a CPU it raises a RuntimeError.
-        text = str(error)
-        if (
-            isinstance(error, (torch.OutOfMemoryError, MemoryError))
-            or "DefaultCPUAllocator" in text
-        ):
+        text, full = str(error), (torch.OutOfMemoryError, MemoryError)
+        if isinstance(error, full) or "DefaultCPUAllocator" in text:
             advice = "try a smaller --batch-size or --max-length, or --hypergradient jvp"
             text = f"out of memory; {advice}"
         elif not isinstance(error, (UserError, OSError, FloatingPointError)):

@@ -74,8 +74,11 @@ def write(path, data):
     """Write another file, then rename it: an interruption leaves the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name("partial")  # always this name, so that the next write replaces it
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:  # of a write to a full disk: it does not name the file
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_json(value, path):

@@ -169,17 +169,21 @@ def test_a_config_for_another_architecture_is_refused(tiny_folder, change, messa
     "ElectraForSequenceClassification",
 ])  # fmt: skip
 def test_a_model_with_a_head_is_the_encoder_inside_it(tmp_path, capsys, kind):
-    """In half precision; the head is dropped by name."""
+    """In half precision and in several files; the head is dropped by name."""
     electra = {"embedding_size": TINY["hidden_size"]} if "Electra" in kind else {}
     config = getattr(transformers, kind[: kind.index("For")] + "Config")(**TINY, **electra)
     whole = getattr(transformers, kind)(config).to(torch.bfloat16)
-    whole.save_pretrained(tmp_path)
+    whole.save_pretrained(tmp_path, max_shard_size="9KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     inside = {bert.our_name(name): x.float() for name, x in whole.base_model.state_dict().items()}
     for name, tensor in load_bert(tmp_path).state_dict().items():
         assert torch.equal(tensor, inside[name])
     printed = capsys.readouterr().out
     for name in whole.state_dict():  # tied to the embeddings and not saved: the decoder
         assert name.startswith(("bert.e", "electra.")) or "decoder" in name or name in printed
+    min(tmp_path.glob("model-*.safetensors")).unlink()
+    with pytest.raises(UserError, match="index.json: not readable, or not whole .No such file"):
+        load_bert(tmp_path)
 
 
 def test_unreadable_files_are_named(tmp_path, tiny_folder):

@@ -104,7 +104,7 @@ def test_the_operating_point_is_the_default(tmp_path, call, monkeypatch, point, 
     words = f"test.tsv: 7 examples, {rule[0]} {rule[1]}, mean exit {sum(exits) / 7:.2f}\n"
     assert words in done.stdout, done.stderr
     done = call(predict.main, folder, "always", 2)
-    assert done.returncode == 2 and f"File exists: '{folder / 'RTE.tsv'}'" in done.stderr
+    assert done.returncode == 2 and f"{folder / 'RTE.tsv'} exists; move it" in done.stderr
     assert first == [(folder / name).read_bytes() for name in ("RTE.tsv", "RTE-exits.tsv")]
     done = call(predict.main, folder, "always", 2, "--out", tmp_path / "x" / "y")
     assert set(read(tmp_path / "x" / "y" / "RTE-exits.tsv")["exit"]) == {"2"}, done.stderr

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +87,7 @@ def test_a_run_without_matplotlib_says_so_and_is_whole(workplace, tmp_path, monk
     assert done.returncode == 0 and (tmp_path / "run" / "result.json").exists()
     assert len(read_log(tmp_path / "run")) == 4  # half of 8 steps
     last = done.stdout.splitlines()[-1]
-    assert last.startswith("no picture (") and "pip install matplotlib" in last
+    assert last.startswith("no pictures (") and "pip install matplotlib" in last
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
@@ -484,6 +485,7 @@ def test_bad_options_are_one_line_and_status_2(
     (walk.main, ["bad"], "config.json: no such file"),
     (ask.main, ["bad", "x"], "bad: not a finished run of train.py ([Errno 2] No"),
     (ask.main, ["a run", "the film", "was good"], "trained on single sentences"),
+    (ask.main, ["a run", "\udcff"], "the sentence is not UTF-8"),
     (walk.main, ["a run"], "this is a run of train.py; --model must be a checkpoint"),
 ])  # fmt: skip
 def test_bad_input_of_the_other_scripts(finished, monkeypatch, call, main, args, message):
@@ -492,6 +494,13 @@ def test_bad_input_of_the_other_scripts(finished, monkeypatch, call, main, args,
     write(Path("bad/SST-2/dev.tsv"), "sentence\tlabel\nfine\t1\n")
     done = call(main, *args)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no bash")
+def test_a_closed_pipe_ends_quietly(tmp_path):
+    script = f"{sys.executable} {ROOT / 'data.py'} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(workplace, tmp_path, monkeypatch, call):

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from bert import Bert, BertConfig
 from leebert import MultiExitBert, exits_from_logits
 from support.checkpoints import read_object, read_tensors, read_tokenizer
@@ -39,6 +37,8 @@ def answer(folder, *sentences):
     if config["pairs"] != (len(sentences) == 2):
         wanted = "pairs of sentences" if config["pairs"] else "single sentences"
         raise UserError(f"{folder}: trained on {wanted}")
+    if any("\ud800" <= letter <= "\udfff" for letter in "".join(sentences)):
+        raise UserError("the sentence is not UTF-8")  # Python's sign for a byte that is not
     encoding = tokenizer.encode(*sentences)  # cut to --max-length, as in training
     print("tokens:", " ".join(encoding.tokens), "\n")
     with torch.no_grad():

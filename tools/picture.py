@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from support.checkpoints import read_object
 from support.errors import command
 
@@ -23,10 +21,9 @@ def cells(axes, values, rows, columns, **options):
     """A matrix as a map with a number in each cell, white on dark; a nan stays empty."""
     picture = axes.imshow(values, aspect="auto", **options)
     for (row, column), value in np.ndenumerate(values):
-        red, green, blue, _ = picture.to_rgba(value)
-        colour = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else "black"
+        dark = np.dot(picture.to_rgba(value)[:3], (0.3, 0.6, 0.1)) < 0.5
         number = "" if np.isnan(value) else f"{value:.2f}"
-        axes.text(column, row, number, ha="center", va="center", color=colour)
+        axes.text(column, row, number, ha="center", va="center", color="white" if dark else "black")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
 
@@ -55,9 +52,8 @@ def leaving_panel(axes, result):
     for rule, style in RULES.items():  # a regression has neither entropy nor confidence
         if points := [(row["mean_exit"], row[metric]) for row in sweep if row["rule"] == rule]:
             axes.plot(*zip(*points, strict=True), style, label=rule)
-    mix = [row[metric] - row["over_mix"] for row in sweep]
-    x = [row["mean_exit"] for row in sweep]
-    axes.plot(x, mix, "k-", linewidth=0.8, label="best random mix of exits")
+    mix = [(row["mean_exit"], row[metric] - row["over_mix"]) for row in sweep]
+    axes.plot(*zip(*mix, strict=True), "k-", linewidth=0.8, label="best random mix of exits")
     if point := result["operating_point"]:
         axes.plot(point["mean_exit"], point[metric], "k*", markersize=16, label="one point lost")
     M = len(result["exits"])
@@ -89,10 +85,10 @@ def draw(folder):
     result = read_object(Path(folder, "result.json"))
     panels = {"levels": levels_panel, "leaving": leaving_panel, "weights": weights_panel}
     names = [name for name in panels if name != "levels" or result["levels"]]
-    method = ", ".join(f"{name} {value}" for name, value in result["method"].items())
     for name in names:
         figure = Figure(figsize=(7, 4), layout="constrained")
         panels[name](figure.subplots(), result)
+        method = " / ".join(result["method"].values())
         figure.suptitle(f"{result['task']}: {method}, seed {result['seed']}", fontsize="small")
         figure.savefig(Path(folder, f"{name}.png"), dpi=100)
     return f"pictures: {', '.join(names)} (.png) in {folder}"

@@ -13,12 +13,9 @@ second. No file is overwritten.
 
 import argparse
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import Example, dev_batches, encode
 from leebert import early_exit
@@ -78,10 +75,7 @@ def answer(run, path, examples, how):
 
 
 def predict(folder, rule=None, threshold=None, file=None, out=None):
-    """Write the files -> their paths. All is computed first: an error leaves no file.
-
-    FileExistsError rather than overwriting one.
-    """
+    """Write the files -> their paths. All is computed first, and no file is overwritten."""
     run = load_run(folder)
     model, _, config = run
     how = rule_and_threshold(Path(folder), rule, threshold, len(model.exits))
@@ -96,9 +90,11 @@ def predict(folder, rule=None, threshold=None, file=None, out=None):
             rows = answer(run, path, examples, how)
             files[place / f"{name}.tsv"] = [row[:2] for row in rows]
             files[place / f"{name}-exits.tsv"] = rows
+    if taken := [path for path in files if path.exists()]:
+        raise UserError(f"{taken[0]} exists; move it away, or name another place with --out")
     for path, rows in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "x", encoding="utf-8", newline="") as table:  # an error if it exists
+        with open(path, "w", encoding="utf-8", newline="") as table:
             csv.writer(table, delimiter="\t", lineterminator="\n").writerows(rows)
     return list(files)
 

@@ -5,11 +5,8 @@ python -m tools.walk FOLDER "a sentence"    # with a checkpoint's weights
 """
 
 import sys
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bert import Bert, BertConfig, load_bert
 from data import load_tokenizer, toy_tokenizer
@@ -27,7 +24,7 @@ def walk(folder="", sentence="ann calls it dull . carl disagrees ."):
         bert = Bert(BertConfig(tokenizer.get_vocab_size(), 32, 3, 4, 64))  # H, M, A, feed-forward
     bert.eval()
     encoding = tokenizer.encode(sentence)
-    input_ids = torch.tensor([encoding.ids])
+    input_ids = torch.tensor([encoding.ids[: bert.config.max_position_embeddings]])
 
     def show(what, tensor, meaning):
         print(f"{what:<22}{str(tuple(tensor.shape)):<18}{meaning}")
