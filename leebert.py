@@ -197,7 +197,7 @@ class LossWeights(nn.Module):
 
 @torch.no_grad()
 def set_depth_weights(loss_weights):
-    """PABEE's fixed weights, w_m proportional to m, as a place in Omega: w_m = 2 m / (M + 1).
+    """PABEE's fixed weights, w_m = 2 m / (M + 1), written as values of Omega.
 
     Their mean is 1, so that the balance with distillation is that of the uniform sum.
     """
@@ -230,8 +230,8 @@ def objective(ce, kd, w_ce, w_kd):
 #
 # lambda = 0 is plain bi-level optimization: only held-out data judge. lambda > 0 is our reading of
 # the paper's cross-level optimization, whose update of the weights draws gradient information from
-# both splits [reported]; the paper's exact update and its coefficient are unknown [ours]. Mixing
-# two splits by a lambda is MiLeNAS's idea (CVPR 2020).
+# both splits [reported]. The paper's exact update is unknown, so this form is a choice [ours];
+# mixing two splits by a lambda is MiLeNAS's idea (CVPR 2020).
 #
 # Is there a first-order shortcut, as in DARTS? No: F contains no weights, so J depends on Omega
 # only through Theta', and without the look-ahead its gradient is exactly zero. Why look ahead by
@@ -285,7 +285,8 @@ def frozen_dropout(model, batch):
     seed = int(torch.randint(2**62, ()))
 
     def logits_at(theta):
-        # The CPU's generator draws the next seed too, so it is restored; a GPU's only draws masks.
+        # The CPU's generator draws the seeds too, so its state is restored. A GPU's generator draws
+        # nothing but masks, so it needs no restoring.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return functional_call(model, theta, batch[:3])  # (M, B, C)
@@ -371,24 +372,21 @@ def by_formula(derivative, model, loss_weights, batches, hyper):
     logits = logits_at(theta)  # (M, B, C)
     ce, kd = loss_terms(logits, d1.labels, loss_weights.teachers, hyper.tau)
     g = gradient(objective(ce, kd, *loss_weights()), theta)
-    theta = {name: p.detach() for name, p in theta.items()}
-    ahead = {name: (p - hyper.xi * g[name]).requires_grad_() for name, p in theta.items()}
+    start = {name: p.detach() for name, p in theta.items()}
+    ahead = {name: (p - hyper.xi * g[name]).requires_grad_() for name, p in start.items()}
     v = gradient(judge_loss(model, ahead, batches, hyper), ahead)
     teacher_logits = logits.detach()
 
-    def terms(theta):
-        """l(Theta) -> ce (M,), kd (M, M). The teachers stand still: see loss_terms."""
-        students = logits_at(theta)  # (M, B, C)
+    def terms(place):
+        """l at a place in the space of Theta -> ce (M,), kd (M, M); the teachers stand still."""
+        students = logits_at(place)  # (M, B, C)
         return loss_terms(students, d1.labels, loss_weights.teachers, hyper.tau, teacher_logits)
 
-    inner = average(derivative(terms, theta, v))  # < v, grad l_k >: (M,) and (M, M)
-    dw = [-hyper.xi * x for x in inner]  # (11)
-    through_w = sum((w * slope).sum() for w, slope in zip(loss_weights(), dw, strict=True))
-    return (
-        (ce, kd),
-        g,
-        torch.autograd.grad(through_w, list(omega.values())),
-    )  # the slope of w(Omega)
+    inner = average(derivative(terms, start, v))  # < v, grad l_k >: (M,) and (M, M)
+    dJ_dw = [-hyper.xi * x for x in inner]  # (11)
+    # The chain rule through w(Omega), equation (3): the gradient of a sum whose slopes are dJ_dw.
+    through_w = sum((w * slope).sum() for w, slope in zip(loss_weights(), dJ_dw, strict=True))
+    return (ce, kd), g, torch.autograd.grad(through_w, list(omega.values()))
 
 
 FORMS = {
@@ -400,6 +398,8 @@ FORMS = {
 
 def hypergradient(model, loss_weights, batches, hyper):
     """grad_Omega [ F(d2; Theta') + lambda F(d1_judge; Theta') ] -> tensors as Omega's parameters.
+
+    For tests, lessons and measurements; a training step calls the form itself.
 
     batches: with input_ids, token_type_ids, attention_mask (B, T) and labels (B,) each. hyper.form:
     `unrolled`, the definition; `jvp`, exact too, with about half the extra memory or less;
@@ -491,7 +491,7 @@ AGREE = 0.25  # a twentieth of the scale of STS-B, GLUE's one regression [ours]
 
 
 def patience_rule(history, threshold):
-    """Leave when the prediction has repeated that of the exit before `threshold` times in a row.
+    """Leave when each of the last `threshold` predictions repeats the one before it.
 
     PABEE. The earliest exit is number threshold + 1. Two numbers repeat each other if they differ
     by less than AGREE, as in PABEE; two classes if they are the same.
@@ -547,7 +547,7 @@ def early_exit(model, batch, rule, threshold):
         hidden = layer(hidden, bias)
         logits = classifier(exit_state(hidden, mask, model.pool))  # (B, C)
         history = torch.cat([history, logits[None]])
-        # Finding out who stays is the host's only wait; at the last exit nobody does.
+        # Finding out who stays is the host's only wait; at the last exit nobody stays.
         stay = (~may_leave(rule, history, threshold)).nonzero()[:, 0] if m < M else inside[:0]
         if len(stay) < len(inside):
             final[inside] = logits  # for those who stay, a later exit overwrites it

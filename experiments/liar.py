@@ -106,10 +106,8 @@ def draw(runs, which, path):
     for name in ("single", "cross"):
         log = runs[name][1]
         steps = [row["step"] for row in log]
-        ce, lie = (
-            [np.mean(row["w_ce"]) for row in log],
-            [of_the_lie(row["w_kd"], which) for row in log],
-        )
+        ce = [np.mean(row["w_ce"]) for row in log]
+        lie = [of_the_lie(row["w_kd"], which) for row in log]
         colour = styles[name][:2]
         right.plot(steps, ce, colour + "-", linewidth=2, label=f"{name}: cross-entropies")
         right.plot(steps, lie, colour + ":", linewidth=3, label=f"{name}: the lie")

@@ -21,7 +21,7 @@ def progress(log, steps, losses, weights, clock):
     students = max(1, sum(any(row) for row in w_kd))
     means = f"ce {np.mean(w_ce):.2f} kd {np.sum(w_kd) / students:.2f}"
     speed = f"{row['tokens_per_second']:,} tokens/s  {left // 60}:{left % 60:02d} left"
-    print(f"step {step:>5}/{total}  {losses}  weights: {means}  {speed}", flush=True)
+    print(f"step {step:>5}/{total}  loss: {losses}  weights: {means}  {speed}", flush=True)
 
 
 def by_level(examples, of_exits, predictions, layers):
