@@ -108,9 +108,10 @@ def draw(runs, which, path):
         steps = [row["step"] for row in log]
         ce = [np.mean(row["w_ce"]) for row in log]
         lie = [of_the_lie(row["w_kd"], which) for row in log]
-        colour = styles[name][:2]
-        right.plot(steps, ce, colour + "-", linewidth=2, label=f"{name}: cross-entropies")
-        right.plot(steps, lie, colour + ":", linewidth=3, label=f"{name}: the lie")
+        colour, marker = styles[name][:2], styles[name][-1]
+        dots = dict(marker=marker, markevery=8)
+        right.plot(steps, ce, colour + "-", linewidth=2, label=f"{name}: cross-entropies", **dots)
+        right.plot(steps, lie, colour + ":", linewidth=3, label=f"{name}: the lie", **dots)
     right.set(title="Weights that are learned", xlabel="step", ylabel="weight (1: uniform)")
     right.set_ylim(0, 2)
     right.legend()
