@@ -34,7 +34,7 @@ def test_lines_are_the_numbers(result):
     axes = figures.Figure().subplots()
     picture.leaving_panel(axes, result)
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert lines["patience"] == lines["at most 1 point lost"] == [[3.0, 0.5]]
+    assert lines["patience"] == lines["<= 1 point lost"] == [[3.0, 0.5]]
     assert lines["entropy"] == [[1.2, 0.3], [1.5, 0.4]] and "confidence" not in lines
     mix = lines["best random mix of exits"]  # the metric without over_mix, from fast to slow
     assert mix == [[1.0, 0.1], [1.2, 0.175], [1.5, pytest.approx(0.15)], [3.0, 0.5]]

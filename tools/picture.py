@@ -55,9 +55,7 @@ def leaving_panel(axes, result):
     mix = [(row["mean_exit"], row[metric] - row["over_mix"]) for row in sweep]
     axes.plot(*zip(*mix, strict=True), "k-", linewidth=0.8, label="best random mix of exits")
     if point := result["operating_point"]:
-        axes.plot(
-            point["mean_exit"], point[metric], "k*", markersize=16, label="at most 1 point lost"
-        )
+        axes.plot(point["mean_exit"], point[metric], "k*", markersize=16, label="<= 1 point lost")
     M = len(result["exits"])
     axes.set_xticks(range(1, M + 1), [f"{m}\n{M / m:.1f}x" for m in range(1, M + 1)])
     axes.set(title="Leaving early", ylabel=f"{metric} on dev")
