@@ -286,9 +286,6 @@ def equal_shares(history, M):
     return torch.arange(B, device=history.device) < B / exits_left
 
 
-leebert.RULES["shares"] = equal_shares
-
-
 def part_exit(device):
     """Random weights, 128 tokens: who leaves where is decided, and only the clock is asked.
 
@@ -300,6 +297,7 @@ def part_exit(device):
         return None
     if device == "cpu":
         torch.set_num_threads(1)
+    leebert.RULES["shares"] = equal_shares
     models = {}
     for name, (config, exits, repetitions) in EXITS.items():
         models[name] = {}

@@ -7,7 +7,6 @@ experiments/methods.py too, and have its runs. It is here because it needs the s
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
 import evidence  # noqa: E402
 import tables  # noqa: E402
+from conftest import copy_of_the_code, without_clocks  # noqa: E402
 from test_exercises import FILES, SOLUTIONS, WRONG_TEACHER, edited_source  # noqa: E402
 
 from exercises import check  # noqa: E402
@@ -60,22 +60,17 @@ RUNS = {  # name: exercise, options of train.py, further edits of train.py
 def measure(name, seed):
     """-> the result, without clocks, which no run repeats."""
     n, options, edits = RUNS[name]
-    with tempfile.TemporaryDirectory() as folder:
-        for path in map(ROOT.joinpath, CODE):
-            (shutil.copytree if path.is_dir() else shutil.copy)(path, Path(folder) / path.name)
-        changed = FILES.get(n, "leebert")
+    with tempfile.TemporaryDirectory() as place:
+        folder, changed = Path(place), FILES.get(n, "leebert")
+        copy_of_the_code(folder)
         solution = WRONG_TEACHER if name.startswith("wrong-teacher") else SOLUTIONS[n]
-        (Path(folder) / f"{changed}.py").write_text(edited_source(changed, solution))
+        (folder / f"{changed}.py").write_text(edited_source(changed, solution))
         if edits:
-            (Path(folder) / "train.py").write_text(edited_source("train", edits))
+            (folder / "train.py").write_text(edited_source("train", edits))
         argv = [sys.executable, "train.py", f"--seed={seed}", "--device=cpu", "--out=run", *options]
-        one = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run(argv, cwd=folder, env=one, check=True, stdout=subprocess.DEVNULL)
-        result = evidence.read(Path(folder) / "run" / "result.json")
-    for row in [result, *result["sweep"], result["operating_point"] or {}]:
-        for clock in ("seconds", "speedup_wall"):
-            row.pop(clock, None)
-    return {"name": name, **result}
+        # With one thread: conftest.py has set OMP_NUM_THREADS.
+        subprocess.run(argv, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        return {"name": name, **without_clocks(folder / "run")}
 
 
 def measure_all():
@@ -108,55 +103,49 @@ ROWS = {
          ("CoLA, with the unit", "sure-cola")],
 }  # fmt: skip
 
+EARLY = ("patience, 2x", "confidence, 2x")
+EXITS = ("first exit", "second exit", "mean over exits", "last exit", *EARLY)
+WEIGHTS = ("weight of CE 1", "of CE 6", "of teacher 1", "of teacher 6")
+COLUMNS = {  # others: exits and weights
+    2: (*EARLY, "pcee, 2x"),
+    5: EARLY,
+    7: EXITS,
+    # The exit with wrong labels is the third, the teacher of somebody else the sixth.
+    10: ("third exit", "last exit", "of CE 3", "of the other CEs", "of teacher 6",
+         "of the other teachers"),
+    11: ("last exit", "confidence, 1.5x", "confidence, 2x", "confidence, 3x", "sure, 1.5x",
+         "sure, 2x", "sure, 3x"),
+}  # fmt: skip
 
-WEIGHTS = {  # 1 at the uniform sum
-    "weight of CE 1": lambda run: run["weights"]["ce"][0],
-    "of CE 6": lambda run: run["weights"]["ce"][-1],
-    "of teacher 1": lambda run: np.sum(run["weights"]["kd"], axis=0)[0],
-    "of teacher 6": lambda run: np.sum(run["weights"]["kd"], axis=0)[-1],
-}
-SURE_OR_CONFIDENT = {"last exit": evidence.last_exit} | {
-    f"{rule}, {speedup}x": partial(evidence.at_speedup, rule=rule, speedup=speedup)
-    for rule in ("confidence", "sure")
-    for speedup in (1.5, 2, 3)
-}
-PCEE = {"pcee, 2x": partial(evidence.at_speedup, rule="pcee", speedup=2)}
-EARLY = {name: evidence.NUMBERS[name] for name in ("patience, 2x", "confidence, 2x")}
-EXITS = {
-    "first exit": evidence.first_exit,
-    "second exit": lambda run: evidence.exits_of(run)[1],
-    "mean over exits": evidence.over_exits,
-    "last exit": evidence.last_exit,
-    **EARLY,
-}
-USUAL = dict(WEIGHTS)
-# Exercise 10: the exit with wrong labels is the third, the teacher of somebody else the sixth.
-WEIGHTS |= {
-    "of CE 3": lambda run: run["weights"]["ce"][2],
-    "of the other CEs": lambda run: np.mean(np.delete(run["weights"]["ce"], 2)),
-    "of the other teachers": lambda run: np.mean(np.sum(run["weights"]["kd"], axis=0)[:-1]),
-}
-FAULT = {"third exit": lambda run: evidence.exits_of(run)[2], "last exit": evidence.last_exit}
-FAULT |= {name: WEIGHTS[name] for name in ("of CE 3", "of the other CEs", "of teacher 6")}
-FAULT["of the other teachers"] = WEIGHTS["of the other teachers"]
-COLUMNS = {2: EARLY | PCEE, 5: EARLY, 7: EXITS, 10: FAULT, 11: SURE_OR_CONFIDENT}
-# Others: exits and weights.
+
+def number(run, column):
+    """An exit's metric, a weight (1 at the uniform sum), or a rule's metric at a speed-up."""
+    exits, ce = evidence.exits_of(run), np.array(run["weights"]["ce"])  # (M,), (M,)
+    teachers = np.sum(run["weights"]["kd"], axis=0)  # (M,)
+    values = {
+        "first exit": exits[0], "second exit": exits[1], "third exit": exits[2],
+        "last exit": exits[-1], "mean over exits": np.mean(exits),
+        "weight of CE 1": ce[0], "of CE 3": ce[2], "of CE 6": ce[-1],
+        "of teacher 1": teachers[0], "of teacher 6": teachers[-1],
+        "of the other CEs": np.delete(ce, 2).mean(), "of the other teachers": teachers[:-1].mean(),
+    }  # fmt: skip
+    if column in values:
+        return values[column]
+    rule, speedup = column.removesuffix("x").split(", ")
+    return evidence.at_speedup(run, rule, float(speedup))
 
 
 def table(n):
-    rows, columns = [], COLUMNS.get(n, EXITS | USUAL)
+    rows, columns = [], COLUMNS.get(n, EXITS + WEIGHTS)
     for words, name in ROWS[n]:
         task = "exercises" if name in RUNS else "toy"
         runs = [run for run in evidence.load(task, name) if run["seed"] in SEEDS]
         row = [words]
-        for column, number in columns.items():
-            scale, digits = (1, 2) if column in WEIGHTS else (100, 1)
-            row.append(evidence.spread([number(run) for run in runs], scale, digits))
+        for column in columns:
+            scale, digits = (1, 2) if "of " in column else (100, 1)
+            row.append(evidence.spread([number(run, column) for run in runs], scale, digits))
         rows.append(row)
     return evidence.table([f"{len(runs)} seeds", *columns], rows)
-
-
-LEVELS = ("fifth-level", "fifth-level-long")
 
 
 def levels(name):
@@ -169,7 +158,8 @@ def levels(name):
 
 
 TABLES = {f"measured-{n}": partial(table, n) for n in ROWS}
-TABLES |= {f"measured-9-{i}": partial(levels, name) for i, name in enumerate(LEVELS, 1)}
+TABLES["measured-9-1"] = partial(levels, "fifth-level")
+TABLES["measured-9-2"] = partial(levels, "fifth-level-long")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""docs/hypergradient.md: its examples print what the code computes, and its arithmetic is right."""
+"""docs/: the examples of hypergradient.md print what the code computes, its arithmetic is right;
+lesson.ipynb runs from top to bottom, and what it stores is clean.
+"""
 
+import json
 import math
 import re
-import sys
 
+import nbformat
 import pytest
 import torch
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "docs"))
-
-import two_exits  # noqa: E402
+import two_exits
+from conftest import ROOT, copy_of_the_code
+from matplotlib import image
+from nbclient import NotebookClient
 
 PAGE = (ROOT / "docs" / "hypergradient.md").read_text(encoding="utf-8")
 # The indented lines, cut at each "=": formulas, and what is computed by hand.
@@ -55,7 +57,6 @@ def test_what_is_computed_by_hand_is_computed_right():
 
 
 def test_the_pictures_are_those_that_the_script_draws(tmp_path):
-    image = pytest.importorskip("matplotlib.image")
     two_exits.draw(tmp_path)
     shown = re.findall(r"\]\((\w+\.png)\)", PAGE)
     assert sorted(shown) == sorted(path.name for path in tmp_path.iterdir())
@@ -63,3 +64,39 @@ def test_the_pictures_are_those_that_the_script_draws(tmp_path):
         drawn, kept = (image.imread(folder / name) for folder in (tmp_path, ROOT / "docs"))
         assert drawn.shape == kept.shape
         assert abs(drawn - kept).mean() < 0.005, "run python docs/two_exits.py"
+
+
+# --------------------------------------------------------------------------------------------------
+# The lesson, with few examples
+
+
+LESSON = (ROOT / "docs" / "lesson.ipynb").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["docs", "."])
+def test_the_lesson_runs(folder, tmp_path):
+    copy_of_the_code(tmp_path)
+    (tmp_path / "docs").mkdir()
+    text, count = re.subn(r"EXAMPLES = len\(.*?\)\.train\)", "EXAMPLES = 512", LESSON)
+    assert count == 1
+    notebook, where = nbformat.reads(text, as_version=4), {"metadata": {"path": tmp_path / folder}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    printed = "".join(output.get("text", "") for output in outputs)
+    found = re.search(r"largest difference (\S+), largest entry (\S+)", printed)
+    assert float(found[1]) < 1e-10 * float(found[2])
+    found = re.search(r"autograd +(\S+)\nfinite difference +(\S+)", printed)
+    assert float(found[1]) == pytest.approx(float(found[2]), rel=1e-5, abs=1e-12)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
+
+
+def test_what_the_lesson_stores():
+    cells = json.loads(LESSON)["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert outputs and all(output["output_type"] != "error" for output in outputs)
+    assert all(output.get("name") != "stderr" for output in outputs)  # no warning either
+    words = re.sub(r'"image/png": ".*"', "", LESSON)
+    depths = re.findall(r"level \d   mean exit (\S+)", words)  # harder sentences stay longer
+    assert len(depths) == 4 and depths == sorted(depths)
+    assert not re.search(r"/(home|root|tmp|Users|usr|opt|work)\b|[A-Z]:\\\\", words)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import ROOT
 
-import data
 from support import errors
 
 # Ten bugs as a class makes them: file, what stands there, what a student makes of it.
@@ -64,7 +63,6 @@ def allocate():
 @pytest.mark.parametrize("function, message", [
     (allocate, "out of memory; try a smaller --batch-size or --max-length, or --hypergradient jvp"),
     (lambda: open("/no/such/file"), "[Errno 2] No such file or directory: '/no/such/file'"),
-    (lambda: data.load_task("nothing"), "no task 'nothing'; there are toy, cola"),
 ])  # fmt: skip
 def test_what_is_no_bug_is_one_line(call, function, message):
     done = call(lambda: errors.command(function))

@@ -14,6 +14,7 @@ from support import runs
 from support.glue import GLUE
 from tools import predict
 from tools.ask import load_run
+from train import TOY_BERT
 
 SENTENCES = [  # of many lengths, so that a batch by length is not the file's order
     "ann calls it dull .", "bob calls it witty . ann calls it dull . carl disagrees .", "dull .",
@@ -27,11 +28,8 @@ def make_run(folder, name, pool="cls", **more):
     """A run with random weights, whose exits disagree, and its task's test files."""
     spec = GLUE[name]
     torch.manual_seed(3)
-    sizes = BertConfig(
-        vocab_size=toy_tokenizer().get_vocab_size(), hidden_size=12, num_hidden_layers=4,
-        num_attention_heads=2, intermediate_size=16, max_position_embeddings=32,
-        initializer_range=0.7,
-    )  # fmt: skip
+    toy = TOY_BERT | {"num_hidden_layers": 4, "initializer_range": 0.35}
+    sizes = BertConfig(vocab_size=toy_tokenizer().get_vocab_size(), **toy)
     model = MultiExitBert(Bert(sizes), len(spec.labels), pool)
     for classifier in model.exits:
         classifier.bias.data += 2.5 if name == "stsb" else 0
@@ -134,29 +132,20 @@ def test_a_file_of_your_own_is_answered_with_exit_rule_and_threshold(tmp_path, c
     ("rte", {"task": "own"}, ["patience", "1"],
      "GLUE has no task own; --file FILE answers any file"),
     ("rte", {}, [], "result.json"),
-    ("rte", {}, ["mood", "1"], "patience, always, not 'mood'"),
     ("rte", {}, ["entropy", "nan"], "entropy needs a threshold from 0 to 1, not nan"),
-    ("rte", {}, ["patience", "-3"], "patience needs a threshold from 0 to 4, not -3.0"),
     ("rte", {}, ["always", "7"], "always needs a threshold from 0 to 4, not 7.0"),
     ("rte", {}, ["patience"], "patience needs a threshold from 0 to 4, not None"),
-    ("rte", {}, ["patience", "1", "--file", "x"], "No such file or directory: 'x'"),
-    ("rte", {"data_dir": "nowhere"}, ["patience", "1"], "test.tsv"),
     ("stsb", {}, ["entropy", "0.1"], "rule entropy needs the probabilities of classes"),
     ("qqp", {"broken": "7\tbroken\n"}, ["patience", "1"], "test.tsv:9: expected 3 columns"),
+    ("mnli", {"broken": "6\tbroken\n"}, ["patience", "1"], "test_mismatched.tsv:8: expected"),
 ])  # fmt: skip
 def test_what_cannot_be_predicted_is_one_line(tmp_path, call, task, change, argv, message):
-    """A broken line of QQP's train is skipped, but the server counts those of test."""
+    """A broken line of QQP's train is skipped, but the server counts those of test. And half of
+    the answers are no answers.
+    """
     folder = make_run(tmp_path / "run", task, **change)
-    with open(folder / "glue" / GLUE[task].folder / "test.tsv", "a") as file:
-        file.write(change.get("broken", ""))
+    *_, last = sorted((folder / "glue" / GLUE[task].folder).glob("*.tsv"))
+    last.write_text(last.read_text() + change.get("broken", ""))
     done = call(predict.main, folder, *argv)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
-    assert not list(folder.glob("*.tsv"))
-
-
-def test_half_of_mnli_is_nothing(tmp_path):
-    folder = make_run(tmp_path / "run", "mnli")
-    (folder / "glue" / "MNLI" / "test_mismatched.tsv").unlink()
-    with pytest.raises(OSError, match="test_mismatched.tsv"):
-        predict.predict(folder, "patience", 1)
     assert not list(folder.glob("*.tsv"))
