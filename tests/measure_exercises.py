@@ -97,7 +97,8 @@ ROWS = {
     8: [("held-out", "cross"), ("train", "train"), ("uniform", "all-uniform"),
         ("held-out, small train", "held-out-small"), ("train, small train", "train-small")],
     10: [AS_IT_IS, ("wrong labels in CE 3", "wrong-label"),
-         ("the same, uniform", "wrong-label-uniform"), ("exit 6 of somebody else", "wrong-teacher"),
+         ("the same, uniform", "wrong-label-uniform"),
+         ("exit 6 answers the wrong example", "wrong-teacher"),
          ("the same, uniform", "wrong-teacher-uniform")],
     11: [("built-in task, as it is", "cross"), ("built-in task, with the unit", "sure"),
          ("CoLA, with the unit", "sure-cola")],
@@ -110,7 +111,7 @@ COLUMNS = {  # others: exits and weights
     2: (*EARLY, "pcee, 2x"),
     5: EARLY,
     7: EXITS,
-    # The exit with wrong labels is the third, the teacher of somebody else the sixth.
+    # The exit with wrong labels is the third, the teacher that answers wrongly the sixth.
     10: ("third exit", "last exit", "of CE 3", "of the other CEs", "of teacher 6",
          "of the other teachers"),
     11: ("last exit", "confidence, 1.5x", "confidence, 2x", "confidence, 3x", "sure, 1.5x",
