@@ -33,8 +33,12 @@ interrupted by Ctrl-C and by SIGTERM; 1, a bug, with a traceback.
 """
 
 import math
+import signal
 import time
 from dataclasses import asdict, dataclass, replace
+
+if __name__ == "__main__":  # Ctrl-C while torch loads, before `command` handles it: no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 import torch
@@ -79,7 +83,6 @@ class Config:
     lr: float = option(2e-5, "its peak; 2e-3 for model toy", limits=POSITIVE)
     warmup: float = option(0.1, "fraction of the steps in which the rate rises", limits=FRACTION)
     weight_decay: float = option(0.01, "on matrices, not biases or LayerNorm", limits=NOT_NEGATIVE)
-    max_norm: float = option(1.0, "gradients are clipped to this norm", limits=POSITIVE)
     max_length: int = option(128, "longest input in tokens")
     bucket: int = option(8, "sort by length within N batches; 2 for model toy", limits=POSITIVE)
     train_examples: int = option(0, "use only N training examples; 0: all", limits=NOT_NEGATIVE)
@@ -217,8 +220,7 @@ def train(config, model, loss_weights, encoded, folder, log):
     """
     device, optimize = next(model.parameters()).device, optimize_of(config)
     total = total_steps(config, len(encoded.labels))
-    form, max_norm = config.hypergradient, config.max_norm
-    hyper = Hyper(config.step_size, config.lam, config.temperature, form, max_norm)
+    hyper = Hyper(config.step_size, config.lam, config.temperature, config.hypergradient)
     optimizers = make_optimizers(model, loss_weights, config, total)
     parts = dict(model=model, weights=loss_weights, theta=optimizers[0], omega=optimizers[1])
     first, tokens, seconds = runs.resume(folder, parts, log)
@@ -262,8 +264,7 @@ def evaluate_exits(logits, labels, metrics):
     """logits (M, N, C) -> one dict an exit: metrics, and the loss that the judge would lower."""
     losses = leebert.cross_entropies(logits, torch.from_numpy(labels)).tolist()  # (M,)
     scores = [data.scores(predictions, labels, metrics) for predictions in answers(logits).numpy()]
-    pairs = zip(scores, losses, strict=True)
-    return [{"exit": m, **score, "loss": loss} for m, (score, loss) in enumerate(pairs, start=1)]
+    return [{"exit": m + 1, **scores[m], "loss": losses[m]} for m in range(len(logits))]
 
 
 @torch.inference_mode()

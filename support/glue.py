@@ -107,7 +107,7 @@ def pick(path, rows, texts, label):
         if not all(isinstance(x, str) for x in cells) or not isinstance(y, (str, int, float)):
             need = ", ".join([*texts, label] if label else texts)
             raise UserError(f"{where}: needs text under {need}; its columns are {short(row)}")
-        examples.append((where, *(*cells, None)[:2], str(y).strip()))
+        examples.append((where, *(*cells, None)[:2], str(y)))
     if not examples:
         raise UserError(f"{path}: no examples in this file")
     return examples

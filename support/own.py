@@ -76,9 +76,9 @@ def find_columns(path, names, labelled):
 
 
 def read_examples(path, labelled=True):
-    """-> list of (file and line, text_a, text_b or None, the label as text).
+    """-> list of (file and line, text_a, text_b or None, the label as stripped text).
 
-    The extension says in which format the file is.
+    The extension says in which format the file is. What looks like a slip is said in one line.
     """
     suffix = Path(path).suffix.lower()
     if suffix in (".json", ".jsonl", ".ndjson"):
@@ -88,17 +88,28 @@ def read_examples(path, labelled=True):
         rows = list(read_table(path, lines(path, read_text(path))))
     if not rows:
         raise UserError(f"{path}: no examples in this file")
-    return pick(path, rows, *find_columns(path, rows[0][1].keys(), labelled))
+    examples = pick(path, rows, *find_columns(path, rows[0][1].keys(), labelled))
+    spaced = [where for where, _, _, label in examples if label != label.strip()]
+    empty = [where for where, a, b, _ in examples if "" in (a.strip(), b and b.strip())]
+    for places, what in ((spaced, "blanks around the label removed"), (empty, "an empty text")):
+        if places:
+            print(f"{places[0]}: {what}; {len(places)} such row(s) in this file")
+    return [(where, a, b, label.strip()) for where, a, b, label in examples]
 
 
 def find_labels(path, train):
-    """The classes: train's labels, sorted. UserError for fewer than two, or for scores."""
+    """The classes: train's labels, sorted. UserError for fewer than two, or for scores.
+
+    Says so if they are suspiciously many.
+    """
     labels = tuple(sorted({label for *_, label in train} - {""}))
     if len(labels) < 2:
         raise UserError(f"{path}: every label is {''.join(labels)!r}; two or more are needed")
     if all(re.fullmatch(r"-?\d*\.?\d+", x) for x in labels) and any(float(x) % 1 for x in labels):
         reason = "name classes by words or whole numbers (only STS-B learns scores)"
         raise UserError(f"{path}: labels are scores: {short(labels)}; {reason}")
+    if len(labels) > max(2, len(train) / 10):
+        print(f"{path}: {len(labels)} classes in {len(train)} rows; is the label an id?")
     return labels
 
 

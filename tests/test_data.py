@@ -220,23 +220,32 @@ PLAIN = "label\ttext\n0\ta\n1\tb\n"
 ONE, TWO = ('say "hi",\tthere\nyou', None, 1), ("b", None, 0)  # what four of the files say
 
 
-@pytest.mark.parametrize("name, content, rows", [
-    ("a.csv", 'Text,LABEL,,\r\n"say ""hi"",\tthere\nyou",pos ,,\r\n\r\nb,neg,,', [ONE, TWO]),
+@pytest.mark.parametrize("name, content, rows, said", [
+    ("a.csv", 'Text,LABEL,,\r\n"say ""hi"",\tthere\nyou",pos ,,\r\n\r\nb,neg,,', [ONE, TWO],
+     "a.csv:3: blanks around the label removed; 1 such row"),
     ("a.json", '{"labels": "pos", "sentence": "say \\"hi\\",\\tthere\\nyou"}\n\n'
-               '{"sentence": "b", "labels": "neg", "more": null}', [ONE, TWO]),
+               '{"sentence": "b", "labels": "neg", "more": null}', [ONE, TWO], ""),
     # Not every mark belongs to a field in quotation marks: nothing quotes.
-    ("a.tsv", 'label\ttext\n0\t"a"\n1\tb"\n', [('"a"', None, 0), ('b"', None, 1)]),
+    ("a.tsv", 'label\ttext\n0\t"a"\n1\tb"\n', [('"a"', None, 0), ('b"', None, 1)], ""),
     ("a.txt", 'id\tText_B\tlabel\tTEXT_A\n1\tq\t1\tp\n2\t\t0\tr\n',
-     [("p", "q", 1), ("r", "", 0)]),
+     [("p", "q", 1), ("r", "", 0)], "a.txt:3: an empty text; 1 such row"),
 ])  # fmt: skip
-def test_own_files_as_people_have_them(tmp_path, capsys, name, content, rows):
-    """Classes are train's labels, sorted. That dev is train is said."""
+def test_own_files_as_people_have_them(tmp_path, capsys, name, content, rows, said):
+    """Classes are train's labels, sorted. Slips are said, and that dev is train."""
     path = write(tmp_path / name, content)
     task = own_task(str(path), str(path))
     assert [e[:3] for e in task.train] == [e[:3] for e in task.dev] == rows
     assert (task.name, task.metrics, task.test) == ("own", ("acc",), [])
     assert task.labels == tuple(sorted(task.labels)) and len(task.labels) == 2
-    assert capsys.readouterr().out == f"{path}: the texts of 2 of 2 rows are in train too\n"
+    *slips, same = capsys.readouterr().out.splitlines()
+    assert same == f"{path}: the texts of 2 of 2 rows are in train too"
+    assert len(slips) == 2 * bool(said) and all(said in line for line in slips)
+
+
+def test_labels_that_are_ids_are_pointed_out(tmp_path, capsys):
+    path = write(tmp_path / "a.csv", "label,text\n" + "".join(f"{i},t{i}\n" for i in range(9)))
+    own_task(str(path), str(write(tmp_path / "b.csv", "label,text\n0,new\n")))
+    assert capsys.readouterr().out == f"{path}: 9 classes in 9 rows; is the label an id?\n"
 
 
 @pytest.mark.parametrize("name, train, message", [

@@ -84,8 +84,8 @@ def test_the_pictures_are_drawn(result, tmp_path, levels):
 
 def test_the_command_line(tmp_path):
     def command(*args):
-        script = [sys.executable, "-m", "tools.picture", *args]
-        return subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+        script = [sys.executable, ROOT / "tools" / "picture.py", *args]
+        return subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
 
     (tmp_path / "result.json").write_text((ROOT / "results/toy/result.json").read_text())
     done = command(tmp_path)

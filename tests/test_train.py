@@ -1,6 +1,7 @@
 """train.py through its real command line, and the parts of it that can be wrong in silence."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -215,11 +216,11 @@ def test_who_sees_which_examples(workplace, tmp_path, monkeypatch, change, sizes
     the settings of the method as they are; every stream has an order of its own.
     """
     steps, seeds = [], set()
-    method = dict(hypergradient="jvp", step_size=0.1, temperature=2.0, max_norm=3.0)
+    method = dict(hypergradient="jvp", step_size=0.1, temperature=2.0)
     config = parse(options(workplace, train_examples=32, **method, **change))
 
     def spy(model, loss_weights, optimizers, batches, hyper, optimize):
-        assert hyper == Hyper(0.1, config.lam, 2.0, "jvp", 3.0)
+        assert hyper == Hyper(0.1, config.lam, 2.0, "jvp")
         assert (optimize in ("bilevel", "cross")) == (batches.d2 is not None)
         seeds.add(torch.initial_seed())
         steps.append([set() if b is None else {int(i) for i in b.labels} for b in batches])
@@ -400,10 +401,16 @@ def test_bad_input_of_the_other_scripts(finished, monkeypatch, call, main, args,
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_closed_pipe_ends_quietly(tmp_path):
+def test_a_closed_pipe_and_an_early_interruption_end_quietly(tmp_path):
     script = f"{sys.executable} {ROOT / 'data.py'} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True)
     assert (done.returncode, done.stderr) == (141, b"")
+    script = [sys.executable, "-v", ROOT / "train.py"]
+    with subprocess.Popen(script, stderr=subprocess.PIPE) as process:
+        next(line for line in process.stderr if b"import 'torch" in line)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == -signal.SIGINT and b"Traceback" not in rest
 
 
 @pytest.mark.parametrize("error, said", [

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from bert import Bert, BertConfig
 from leebert import MultiExitBert, exits_from_logits
 from support.checkpoints import read_object, read_tensors, read_tokenizer
 from support.errors import UserError, command
 
-USAGE = "usage: python -m tools.ask RUN_DIR SENTENCE [SECOND_SENTENCE]; train.py makes a RUN_DIR"
 RULES = [("patience", 1), ("patience", 2), ("entropy", 0.4), ("confidence", 0.8)]
 
 
@@ -55,14 +56,14 @@ def show(logits, labels):
     for m, p in enumerate(logits[:, 0].softmax(dim=-1).tolist(), start=1):
         row = "  ".join(f"{x:18.3f}" for x in p[: len(classes)])
         print(f"{m:>4}  {answers[m - 1]:<16}{row}")
-    print()
     for rule, threshold in RULES if classes else RULES[:2]:
         stop = exits_from_logits(logits, rule, threshold)[1].item()
         print(f"{rule} {threshold}: leaves at exit {stop}: {answers[stop - 1]}")
 
 
 def main():
-    command(lambda: answer(*sys.argv[1:]), usage=len(sys.argv) not in (3, 4) and USAGE)
+    usage = "usage: python -m tools.ask RUN_DIR SENTENCE [SECOND_SENTENCE]"
+    command(lambda: answer(*sys.argv[1:]), usage=len(sys.argv) not in (3, 4) and usage)
 
 
 if __name__ == "__main__":

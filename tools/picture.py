@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from support.checkpoints import read_object
 from support.errors import command
 
@@ -58,8 +60,7 @@ def leaving_panel(axes, result):
         axes.plot(point["mean_exit"], point[metric], "k*", markersize=16, label="<= 1 point lost")
     M = len(result["exits"])
     axes.set_xticks(range(1, M + 1), [f"{m}\n{M / m:.1f}x" for m in range(1, M + 1)])
-    axes.set(title="Leaving early", ylabel=f"{metric} on dev")
-    axes.set_xlabel("mean exit, and speed-up in layers")
+    axes.set(title="Leaving early", xlabel="mean exit, speed-up", ylabel=f"{metric} on dev")
     axes.legend()
 
 
@@ -72,8 +73,7 @@ def weights_panel(axes, result):
     cells(axes, values, exits, ["labels\n(CE)", *exits], cmap="Blues", vmin=0, vmax=2.5)
     axes.axvline(0.5, color="black")
     axes.set_title(f"Weights of the loss terms: {result['method']['weights']} (1: the uniform sum)")
-    axes.set_xlabel("what it learns from: the labels, or an exit as a teacher (KD)")
-    axes.set_ylabel("exit that learns")
+    axes.set(xlabel="learns from: the labels, or a teacher (KD)", ylabel="exit that learns")
 
 
 def draw(folder):
@@ -95,8 +95,8 @@ def draw(folder):
 
 
 def main():
-    usage = "usage: python -m tools.picture RUN_DIR"
-    command(lambda: print(draw(sys.argv[1])), usage=len(sys.argv) != 2 and usage)
+    usage = len(sys.argv) != 2 and "usage: python -m tools.picture RUN_DIR"
+    command(lambda: print(draw(sys.argv[1])), usage)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,12 @@ second. No file is overwritten.
 
 import argparse
 import csv
+import sys
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import Example, dev_batches, encode
 from leebert import early_exit
@@ -66,18 +69,15 @@ def answer(run, path, examples, how):
     for places, batch in dev_batches(encoded, next(model.parameters()).device):
         answers[places], layers[places] = (x.cpu() for x in early_exit(model, batch, *how))
     print(f"{path}: {len(examples)} examples, {how[0]} {how[1]}, mean exit {layers.mean():.2f}")
-    if len(labels := config["labels"]) == 1:
-        words = [f"{x:.3f}" for x in answers.clip(0, HIGHEST)]
-    else:
-        words = [labels[int(x)] for x in answers]
+    labels, scores = config["labels"], answers.clip(0, HIGHEST)
+    words = [labels[int(x)] for x in answers] if len(labels) > 1 else [f"{x:.3f}" for x in scores]
     rows = [(i, words[i], m, *how) for i, m in enumerate(layers)]
     return [("index", "prediction", "exit", "rule", "threshold"), *rows]
 
 
 def predict(folder, rule=None, threshold=None, file=None, out=None):
     """Write the files -> their paths. All is computed first, and no file is overwritten."""
-    run = load_run(folder)
-    model, _, config = run
+    model, _, config = run = load_run(folder)
     how = rule_and_threshold(Path(folder), rule, threshold, len(model.exits))
     model.to(find_device("auto"))
     files, place = {}, Path(out or folder)

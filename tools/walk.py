@@ -5,8 +5,11 @@ python -m tools.walk FOLDER "a sentence"    # with a checkpoint's weights
 """
 
 import sys
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bert import Bert, BertConfig, load_bert
 from data import load_tokenizer, toy_tokenizer
