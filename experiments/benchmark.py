@@ -303,9 +303,8 @@ def part_exit(device):
         models[name] = {}
         for B in BATCHES[device]:
             print(f"{name}, batches of {B} x 128 tokens on {device}")
-            few = device == "cpu" and B > 1
-            rows = exits_of(config, exits, B, device, repetitions if few else 15)
-            models[name][f"batches of {B}"] = rows
+            number = repetitions if device == "cpu" and B > 1 else 15
+            models[name][f"batches of {B}"] = exits_of(config, exits, B, device, number)
     return models
 
 
@@ -352,8 +351,8 @@ def machine():
     cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text(encoding="utf-8").splitlines()
-        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        cpu = names[0] if names else cpu
+        names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        cpu = next(names, cpu)
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {"cpu": cpu, **gpu, "threads": torch.get_num_threads(), "torch": torch.__version__}
 

@@ -133,9 +133,8 @@ def main():
         futures = {name: pool.submit(one_run, name, *case) for name in METHODS}
         runs = {name: future.result() for name, future in futures.items()}
     table(runs, args.which)
-    folder = Path("runs")
-    folder.mkdir(exist_ok=True)
-    draw(runs, args.which, folder / "liar.png")
+    Path("runs").mkdir(exist_ok=True)
+    draw(runs, args.which, "runs/liar.png")
 
 
 if __name__ == "__main__":

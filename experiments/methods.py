@@ -191,6 +191,8 @@ METHODS = {
 # 8 steps, and on toy looks 2e-3 ahead, its learning rate.
 SEEDS_OF_CHOICES = 5
 CHOICES = {
+    "reach-2.5": Method("Omega can move by 2.5, not 5", {"omega_reach": 2.5}),
+    "reach-10": Method("Omega can move by 10", {"omega_reach": 10.0}),
     "lam-0.3": Method("lambda 0.3", {"lam": 0.3}),
     "lam-3": Method("lambda 3", {"lam": 3.0}),
     "d2-fraction-0.5": Method("d2 is half of train, not a fifth", {"d2_fraction": 0.5}),
