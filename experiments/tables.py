@@ -15,7 +15,7 @@ from pathlib import Path
 
 import evidence
 import numpy as np
-from evidence import first_exit, gains, held_out_loss, interval, last_exit, load, spread, table
+from evidence import exits_of, gains, held_out_loss, interval, last_exit, load, spread, table
 
 from tools.picture import levels_panel
 
@@ -40,7 +40,7 @@ def first_run():
 
 def seeds():
     runs = load("toy", "cross")
-    first, last = ([number(run) for run in runs] for number in (first_exit, last_exit))
+    first, last = ([exits_of(run)[m] for run in runs] for m in (0, -1))
     depth = [run["levels"][-1]["mean_exit"] - run["levels"][0]["mean_exit"] for run in runs]
     over = [run["operating_point"]["over_mix"] for run in runs]
     kd = np.array([run["weights"]["kd"] for run in runs])  # (runs, M, M)
@@ -62,6 +62,7 @@ CLAIMS = [  # claim of the abstract; on the task, A and B; what their difference
     ("", "liar", "single", "cross", "two levels bring the rest, and half the loss"),
     ("", "toy", "single", "cross", "without a lie: no difference seen"),
     ("Better exits than other training", "toy", "deebert", "cross", "yes, as joint training is"),
+    ("", "toy", "pabee", "cross", "no: higher loss"),
     ("", "toy", "berxit", "cross", "no difference seen"),
     ("Cross-level improves on bi-level", "liar", "bilevel", "cross", "no difference seen"),
     ("", "toy", "bilevel", "cross", "no difference seen"),
@@ -74,9 +75,9 @@ def claims():
     points = [run["operating_point"] for run in runs]
     speedup = spread([point["speedup_layers"] for point in points], 1, 2)
     lost = [point["acc"] - last_exit(run) for point, run in zip(points, runs, strict=True)]
+    early = f"speed-up in layers {speedup} (SD); accuracy {interval(lost)}"
     rows = [["Leaving early saves layers at hardly any loss", "toy: the fastest threshold that "
-             "loses at most a point on dev, against all layers",
-             f"speed-up in layers {speedup} (SD); accuracy {interval(lost)}", "yes"]]  # fmt: skip
+             "loses at most a point, against all layers", early, "yes, on dev"]]  # fmt: skip
     for claim, task, *pair, verdict in CLAIMS:
         sides = [load(task, name) for name in pair]
         accuracy, F = gains(*sides, ("mean over exits", "F"))
@@ -101,8 +102,7 @@ def measured(part):
 
 
 def where(machine):
-    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
-    place = machine.get("gpu") or f"{threads} of an {machine['cpu']} CPU"
+    place = machine.get("gpu") or f"{machine['threads']} thread(s) of an {machine['cpu']} CPU"
     return f"{place}, torch {machine['torch']}."
 
 
