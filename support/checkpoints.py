@@ -15,7 +15,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 def read_object(path):
     """A file with one object in JSON -> dict. UserError, naming it, or OSError."""
     try:
-        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        return {**json.loads(Path(path).read_text(encoding="utf-8"))}  # TypeError for a list
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not an object in JSON ({error})") from None
 

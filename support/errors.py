@@ -20,7 +20,8 @@ class UserError(ValueError):
 def not_finite(ce, kd, norm):
     """What to say when a step has diverged; if these three are finite, the hypergradient is not."""
     values = f"CE {[round(x, 3) for x in ce.tolist()]}, sum of KD {kd.sum():.3g}, |g| {norm:.3g}"
-    return f"a loss or a gradient is not finite ({values}); try a smaller --lr"
+    advice = "try a smaller --lr; at the first step, look for a bug"
+    return f"a loss or a gradient is not finite ({values}); {advice}"
 
 
 def interrupt(number, frame):

@@ -26,7 +26,7 @@ def json_rows(path):
         where = f"{path}:{number}"
         if line.strip():
             try:
-                row = dict(json.loads(line))
+                row = {**json.loads(line)}  # TypeError for a list
                 json.dumps(row, ensure_ascii=False).encode()  # fails on half a surrogate pair
             except (ValueError, TypeError, RecursionError) as error:
                 raise UserError(f"{where}: not one object in JSON on a line ({error})") from None

@@ -56,7 +56,7 @@ def report(result):
     constant = "mean" if "pearson" in metrics else "most frequent class"
     print(f"{'none':<21}  {cells(result['majority'])}   (always the {constant})")
     if max(row[metrics[0]] for row in result["exits"]) <= result["majority"][metrics[0]]:
-        print("no exit beats the line none: try a larger --lr, more --epochs, or --pool mean")
+        print("no exit beats the line none: try a larger --lr, more --epochs, or the other --pool")
     print("over mix: above the best random mix of fixed exits with the same mean exit")
     losses = [row["loss"] for row in result["exits"]]
     of_exits = " ".join(f"{x:6.3f}" for x in losses)

@@ -46,7 +46,7 @@ def claim_folder(config):
                 (folder / "log.jsonl").touch(exist_ok=False)
                 return folder
         if config.out:
-            raise UserError(f"--out {folder} holds a run; name another, or --resume or delete it")
+            raise UserError(f"--out {folder} is not empty; name another, or --resume the run in it")
 
 
 @contextmanager

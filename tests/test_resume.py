@@ -211,7 +211,7 @@ def test_other_settings_and_other_data_are_refused_by_name(halfway, workplace, t
     for argv, message in (
         ([resume, "--lr=2.0"], "^--lr: this run has 0.001; leave it out$"),
         ([f"--resume={tmp_path / 'nowhere'}"], "No such file or directory: .*nowhere/config.json"),
-        (options(workplace, out=folder), "holds a run; name another, or --resume"),
+        (options(workplace, out=folder), "is not empty; name another, or --resume"),
     ):
         with pytest.raises((UserError, OSError), match=message):
             train.run(train.parse(argv))
@@ -252,7 +252,7 @@ def test_two_runs_never_share_a_folder(tmp_path, monkeypatch):
     assert names == [f"runs/toy-all-cross-s0{number}" for number in ("", "-2", "-3")]
     config = train.parse([f"--out={tmp_path}"])
     assert runs.run_folder(config) == tmp_path
-    with pytest.raises(UserError, match="holds a run; name another, or --resume or delete it"):
+    with pytest.raises(UserError, match="is not empty; name another, or --resume the run"):
         runs.run_folder(config)
 
 

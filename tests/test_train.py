@@ -399,18 +399,20 @@ def test_bad_input_of_the_other_scripts(finished, monkeypatch, call, main, args,
     write(Path("bad/SST-2/dev.tsv"), "sentence\tlabel\nfine\t1\n")
     done = call(main, *args)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    monkeypatch.setattr(ask, "MultiExitBert", Mock(side_effect=AttributeError))  # a student's bug
+    with pytest.raises(AttributeError):
+        ask.load_run(finished[0])
 
 
 def test_a_closed_pipe_and_an_early_interruption_end_quietly(tmp_path):
     script = f"{sys.executable} {ROOT / 'data.py'} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True)
     assert (done.returncode, done.stderr) == (141, b"")
-    script = [sys.executable, "-v", ROOT / "train.py"]
-    with subprocess.Popen(script, stderr=subprocess.PIPE) as process:
-        next(line for line in process.stderr if b"import 'torch" in line)
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == -signal.SIGINT and b"Traceback" not in rest
+    with subprocess.Popen([sys.executable, "-v", ROOT / "train.py"], stderr=subprocess.PIPE) as run:
+        next(line for line in run.stderr if b"import 'torch" in line)
+        run.send_signal(signal.SIGINT)
+        rest = run.stderr.read()
+    assert run.returncode == -signal.SIGINT and b"Traceback" not in rest
 
 
 @pytest.mark.parametrize("error, said", [

@@ -21,15 +21,15 @@ RULES = [("patience", 1), ("patience", 2), ("entropy", 0.4), ("confidence", 0.8)
 
 def load_run(folder):
     """A run folder of train.py -> model (in eval mode), tokenizer, its config.json as a dict."""
-    folder = Path(folder)
     try:
-        config = read_object(folder / "config.json")
-        bert = Bert(BertConfig(**config["bert"]))
-        model = MultiExitBert(bert, len(config["labels"]), config["pool"])
-        model.load_state_dict(read_tensors(folder)[1])
-        return model.eval(), read_tokenizer(folder), config
-    except Exception as error:  # of four libraries: a file is missing or does not fit
+        config, tensors = read_object(Path(folder, "config.json")), read_tensors(Path(folder))[1]
+        sizes, labels, pool = config["bert"], config["labels"], config["pool"]
+        tokenizer = read_tokenizer(Path(folder))
+    except (UserError, OSError, LookupError) as error:
         raise UserError(f"{folder}: not a finished run of train.py ({error})") from None
+    model = MultiExitBert(Bert(BertConfig(**sizes)), len(labels), pool)
+    model.load_state_dict(tensors)
+    return model.eval(), tokenizer, config
 
 
 def answer(folder, *sentences):
