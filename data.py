@@ -288,7 +288,7 @@ def batches_by_length(lengths, batch_size, bucket=None, rng=None):
     """Cut 0..N-1 into batches of similar length -> list of index arrays.
 
     Without rng: all of it by length, for evaluation. With rng: at random, for training, but sorted
-    by length within buckets of so many batches, and the batches then shuffled. Little padding, and
+    by length within buckets of `bucket` batches, and the batches then shuffled. Little padding, and
     still another set of batches in every epoch.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))

@@ -419,7 +419,7 @@ def hypergradient(model, loss_weights, batches, hyper):
 # Three ways to choose Omega, so that the paper's claim can be tested and not only repeated, and one
 # that leaves it alone:
 #
-#     single    L(D1; Theta, Omega) in place of J         the trap: every weight falls
+#     single    L(D1; Theta, Omega) instead of J          the trap: every weight falls
 #     bilevel   J with lambda = 0                         DARTS
 #     cross     J with lambda > 0                         [ours]
 #     fixed     Omega stays

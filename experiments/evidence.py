@@ -230,7 +230,7 @@ def differences_table(comparisons, folder=COMPARED):
 
 
 def exits_table(task, folder=COMPARED):
-    """The metric of every exit, their mean, and the mean of their losses; and how to make them."""
+    """The metric of every exit, their mean, and the mean of their losses."""
     rows, head, constant, devices = [], [], np.nan, set()
     for name, runs in listed(task, folder).items():
         exits = np.array([exits_of(run) for run in runs])  # (runs, M)
@@ -292,12 +292,12 @@ def fault_table(task, which, base, folder=COMPARED):
     return counted(table(head, rows))
 
 
-WITHOUT_A_LIE = "plain last all-uniform all-uniform-d1 cross".split()
+ON_WRONG_LABELS = "plain last all-uniform all-uniform-d1 cross".split()
 TABLES = {
     "leaving": leaving_table,
     "liar": partial(fault_table, "liar", 6, "cross"),
     "liar-among-six": partial(fault_table, "liar-among-six", 3, "cross"),
-    "wrong-labels": partial(against_table, "wrong-labels", "plain", WITHOUT_A_LIE),
+    "wrong-labels": partial(against_table, "wrong-labels", "plain", ON_WRONG_LABELS),
     "choices": partial(against_table, "liar", "cross", ("cross", *CHOICES)),
     **{name: partial(differences_table, rows) for name, rows in DIFFERENCES.items()},
     **{f"exits-{task}": partial(exits_table, task) for task in TASKS},

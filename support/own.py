@@ -1,6 +1,6 @@
 """Files of your own: CSV, JSON lines or text with tabs, under the column names that people use.
 
-A file is read right, or refused in one line that says what to do.
+A file is read right, or refused in one line that says what to do. What looks like a slip is said.
 """
 
 import csv

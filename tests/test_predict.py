@@ -125,16 +125,16 @@ def test_a_file_of_your_own_is_answered_with_exit_rule_and_threshold(tmp_path, c
     assert out.read_bytes() == (folder / "RTE-exits.tsv").read_bytes()
     write(file, '{"text": "ann calls it dull ."}')
     done = call(predict.main, folder, "patience", 1, "--file", file, "--out", file)
-    assert done.returncode == 2 and "x.jsonl: the run was trained on pairs" in done.stderr
+    assert done.returncode == 2 and "x.jsonl: trained on pairs" in done.stderr
 
 
 @pytest.mark.parametrize("task, change, argv, message", [
     ("rte", {"task": "own"}, ["patience", "1"],
      "GLUE has no task own; --file FILE answers any file"),
     ("rte", {}, [], "result.json"),
-    ("rte", {}, ["entropy", "nan"], "entropy needs a threshold from 0 to 1, not nan"),
-    ("rte", {}, ["always", "7"], "always needs a threshold from 0 to 4, not 7.0"),
-    ("rte", {}, ["patience"], "patience needs a threshold from 0 to 4, not None"),
+    ("rte", {}, ["entropy", "nan"], "entropy needs a number from 0 to 1, not nan"),
+    ("rte", {}, ["always", "0"], "always needs a whole number from 1 to 4, not 0.0"),
+    ("rte", {}, ["patience", "1.5"], "patience needs a whole number from 1 to 4, not 1.5"),
     ("stsb", {}, ["entropy", "0.1"], "rule entropy needs the probabilities of classes"),
     ("qqp", {"broken": "7\tbroken\n"}, ["patience", "1"], "test.tsv:9: expected 3 columns"),
     ("mnli", {"broken": "6\tbroken\n"}, ["patience", "1"], "test_mismatched.tsv:8: expected"),

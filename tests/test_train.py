@@ -389,8 +389,9 @@ def test_bad_options_are_one_line(workplace, tmp_path, monkeypatch, call, change
 @pytest.mark.parametrize("main, args, message", [
     (data.main, ["--data-dir=bad", "--task=sst2"], "train.tsv:3: expected 2 columns, found 1"),
     (ask.main, ["bad", "x"], "bad: not a finished run of train.py ([Errno 2] No"),
-    (ask.main, ["a run", "the film", "was good"], "trained on single sentences"),
+    (ask.main, ["a run", "the film", "was good"], "trained on single texts"),
     (ask.main, ["a run", "\udcff"], "the sentence is not UTF-8"),
+    (ask.main, ["a run", "xyzzy"], "without any word of the model's vocabulary"),
     (walk.main, ["a run"], "this is a run of train.py; --model must be a checkpoint"),
 ])  # fmt: skip
 def test_bad_input_of_the_other_scripts(finished, monkeypatch, call, main, args, message):
@@ -400,8 +401,7 @@ def test_bad_input_of_the_other_scripts(finished, monkeypatch, call, main, args,
     done = call(main, *args)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     monkeypatch.setattr(ask, "MultiExitBert", Mock(side_effect=AttributeError))  # a student's bug
-    with pytest.raises(AttributeError):
-        ask.load_run(finished[0])
+    pytest.raises(AttributeError, ask.load_run, finished[0])
 
 
 def test_a_closed_pipe_and_an_early_interruption_end_quietly(tmp_path):

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bert import Bert, BertConfig
 from leebert import MultiExitBert, exits_from_logits
-from support.checkpoints import read_object, read_tensors, read_tokenizer
+from support.checkpoints import SPECIAL, read_object, read_tensors, read_tokenizer
 from support.errors import UserError, command
 
 RULES = [("patience", 1), ("patience", 2), ("entropy", 0.4), ("confidence", 0.8)]
@@ -24,24 +24,28 @@ def load_run(folder):
     try:
         config, tensors = read_object(Path(folder, "config.json")), read_tensors(Path(folder))[1]
         sizes, labels, pool = config["bert"], config["labels"], config["pool"]
-        tokenizer = read_tokenizer(Path(folder))
     except (UserError, OSError, LookupError) as error:
         raise UserError(f"{folder}: not a finished run of train.py ({error})") from None
     model = MultiExitBert(Bert(BertConfig(**sizes)), len(labels), pool)
     model.load_state_dict(tensors)
-    return model.eval(), tokenizer, config
+    return model.eval(), read_tokenizer(Path(folder)), config
 
 
 def answer(folder, *sentences):
-    """Print what each exit answers to a sentence (or a pair), and where each rule would stop."""
+    """Print what each exit answers to a sentence (or a pair), and where each rule would stop.
+
+    UserError if a sentence has no word that the model knows: its answer would mean nothing.
+    """
     model, tokenizer, config = load_run(folder)
     if config["pairs"] != (len(sentences) == 2):
-        wanted = "pairs of sentences" if config["pairs"] else "single sentences"
-        raise UserError(f"{folder}: trained on {wanted}")
+        raise UserError(f"{folder}: trained on {'pairs' if config['pairs'] else 'single texts'}")
     if any("\ud800" <= letter <= "\udfff" for letter in "".join(sentences)):
         raise UserError("the sentence is not UTF-8")  # Python's sign for a byte that is not
-    encoding = tokenizer.encode(*sentences)  # cut to --max-length, as in training
-    print("tokens:", " ".join(encoding.tokens), "\n")
+    if any(set(tokenizer.encode(text).tokens) <= set(SPECIAL) for text in sentences):
+        raise UserError("a sentence without any word of the model's vocabulary")
+    encoding = tokenizer.encode(*sentences)
+    what = "tokens (cut to --max-length)" if encoding.overflowing else "tokens"
+    print(f"{what}: {' '.join(encoding.tokens)}\n")
     with torch.no_grad():
         logits = model(torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids]))  # (M, 1, C)
     show(logits, config["labels"])

@@ -35,9 +35,11 @@ def rule_and_threshold(folder, rule, threshold, M):
     if not rule:
         point = read_object(folder / "result.json").get("operating_point")
         return (point["rule"], point["threshold"]) if point else ("always", M)
-    high = dict(patience=M, always=M, entropy=1, confidence=1).get(rule, float("inf"))
-    if threshold is None or not 0 <= threshold <= high:
-        raise UserError(f"{rule} needs a threshold from 0 to {high}, not {threshold}")
+    ranges = dict(patience=(1, M), always=(1, M), entropy=(0, 1), confidence=(0, 1))
+    low, high = ranges.get(rule, (-1e300, 1e300))
+    if threshold is None or not low <= threshold <= high or (low == 1 and threshold % 1 > 0):
+        kind = "whole number" if low == 1 else "number"
+        raise UserError(f"{rule} needs a {kind} from {low:g} to {high:g}, not {threshold}")
     return rule, int(threshold) if threshold % 1 == 0 else threshold
 
 
@@ -50,15 +52,6 @@ def test_sets(config):
     if task == "mnli":
         return {"MNLI-m": folder / "test_matched.tsv", "MNLI-mm": folder / "test_mismatched.tsv"}
     return {folder.name: folder / "test.tsv"}
-
-
-def read_own_texts(config, file):
-    """A file of your own -> its rows. UserError unless it has pairs exactly if the run had them."""
-    examples = read_own_examples(file, labelled=False)
-    if config["pairs"] != (examples[0][2] is not None):
-        wanted = "pairs" if config["pairs"] else "single texts"
-        raise UserError(f"{file}: the run was trained on {wanted}")
-    return with_labels(examples, None)
 
 
 def answer(run, path, examples, how):
@@ -82,8 +75,11 @@ def predict(folder, rule=None, threshold=None, file=None, out=None):
     model.to(find_device("auto"))
     files, place = {}, Path(out or folder)
     if file:
+        examples = read_own_examples(file, labelled=False)
+        if config["pairs"] != (examples[0][2] is not None):
+            raise UserError(f"{file}: trained on {'pairs' if config['pairs'] else 'single texts'}")
         path = place if out else place / "answers.tsv"
-        files[path] = answer(run, file, read_own_texts(config, file), how)
+        files[path] = answer(run, file, with_labels(examples, None), how)
     else:
         for name, path in test_sets(config).items():
             examples = read_examples(GLUE[config["task"]], path, labelled=False)
